@@ -1,0 +1,272 @@
+"""Which indices of which tensors must go together: labels run through the graph, once, in node order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.labels import Array, Labels, Reason, settle
+from onnxprune.ops import Site, Unsupported, lookup
+from onnxprune.tensors import Tensor, Verbs
+from onnxprune.trace import Trace
+
+QUANTIZED_TYPES = {ir.DataType.INT8, ir.DataType.UINT8}
+RULE_FAILURES = (Unsupported, ValueError, IndexError, KeyError, TypeError, AssertionError, AttributeError)
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One constant where one node reads it; an element lives if its labels in all `arrays` do."""
+
+    node: int
+    slot: int
+    name: str
+    shape: tuple[int, ...]
+    arrays: tuple[Array, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """An input-independent value made by an operator without a rule; replaced by a constant only if it is cut."""
+
+    name: str
+    tensor: Tensor
+
+
+@dataclass(eq=False)
+class Coupling:
+    """The labels of a model: its tensors, the constants' uses, what parameters produce, and what became a barrier."""
+
+    model: ir.Model
+    trace: Trace
+    labels: Labels
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    seen: list[tuple[Tensor | None, ...]] = field(default_factory=list)  # per node, its inputs as labelled
+    uses: list[Use] = field(default_factory=list)
+    folded: list[Folded] = field(default_factory=list)
+    produced: list[Array] = field(default_factory=list)
+    barriers: list[Reason] = field(default_factory=list)
+
+    @cached_property
+    def nodes(self) -> list[ir.Node]:
+        """The nodes of the graph, in order."""
+        return list(self.model.graph)
+
+    def settled(self) -> Array:
+        """Returns, for each root label, the number of the reason that freezes it, or -1 where it is free."""
+        verbs = Verbs(self.labels, Reason("", "", "all indices of an axis live and die together"))
+        frozen = -1
+        while True:  # ties found while settling can make a whole axis one label, which freezes it in turn
+            for t in self.tensors.values():
+                if t.arrays:
+                    verbs.tidy(t)
+            reasons = settle(self.labels, self.labels.classes)
+            if (count := int((reasons >= 0).sum())) == frozen:
+                return reasons
+            frozen = count
+
+
+def couple(model: ir.Model, trace: Trace, *, approximate: bool = False) -> Coupling:
+    """Returns the coupling of all indices of a model.
+
+    Args:
+        model: the model; it is only read.
+        trace: its shapes and contents at two sizes.
+        approximate: open axes that law 1 freezes (normalisations and means over them).
+    """
+    return _Walk(model, trace, approximate).run()
+
+
+class _Walk:
+    """One pass over the nodes that fills a `Coupling`."""
+
+    def __init__(self, model: ir.Model, trace: Trace, approximate: bool) -> None:
+        self.graph, self.trace, self.approximate = model.graph, trace, approximate
+        self.out = Coupling(model, trace, Labels())
+        self.constants = dict(constants(model.graph))
+        self.readers = Counter(v.name for n in self.graph for v in n.inputs if v is not None)
+        self.leaves: dict[str, Tensor] = {}
+        self.uniform: dict[str, bool] = {}
+        self.pinned = {v.name for v in self.graph.outputs} | set(_captured(self.graph))
+
+    def run(self) -> Coupling:
+        for v in self.graph.inputs:
+            if v.name and v.name not in self.constants and v.name in self.trace.shapes:
+                self.out.tensors[v.name] = Tensor(self.trace.shapes[v.name][0])
+        for index, node in enumerate(self.graph):
+            self._visit(index, node)
+        for name in self.pinned:
+            reason = Reason(name, "", "an output of the graph" if self._is_output(name) else "used inside a subgraph")
+            verbs = Verbs(self.out.labels, reason)
+            if name in self.constants:
+                verbs.freeze_all(self._leaf(name))
+            verbs.freeze_all(self.out.tensors.get(name), why=reason.why)
+        return self.out
+
+    def _is_output(self, name: str) -> bool:
+        return any(v.name == name for v in self.graph.outputs)
+
+    def _visit(self, index: int, node: ir.Node) -> None:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            self.out.seen.append(())
+            return
+        where = node.name or f"#{index}"
+        inputs = [self._input(v) for v in node.inputs]
+        self.out.seen.append(tuple(inputs))
+        version = self.graph.opset_imports.get(node.domain, 1) if node.domain not in ("", "ai.onnx") else self._opset()
+        site = Site(node, version, self.trace, self.out.labels, inputs, where, self.approximate)
+        site.direct = frozenset(
+            k for k, v in enumerate(node.inputs)
+            if v is not None and v.name in self.constants and v.name not in self.pinned
+            and (self.readers[v.name] == 1 or self._is_uniform(v.name))
+        )
+        outputs = self._apply(site, where)
+        for v, t in zip(node.outputs, outputs, strict=True):
+            if v.name and t is not None:
+                self.out.tensors[v.name] = t
+        self.out.produced += site.produced
+        for slot, (v, t) in enumerate(zip(node.inputs, inputs, strict=True)):
+            if v is not None and t is not None and v.name in self.constants:
+                arrays = site.claims.get(slot, t.arrays)
+                if arrays:
+                    self.out.uses.append(Use(index, slot, str(v.name), t.shape, arrays))
+
+    def _opset(self) -> int:
+        imports = self.graph.opset_imports
+        return imports.get("", imports.get("ai.onnx", 1))
+
+    def _apply(self, site: Site, where: str) -> list[Tensor | None]:
+        """Returns the labelled outputs: by the rule, or as a barrier where there is none or it does not fit."""
+        home = lookup(site.node)
+        if home is None or home.coupling.rule is None:
+            return self._barrier(site, where, "no rule for this operator")
+        before = len(self.out.labels.derivations)
+        try:
+            result = home.coupling.rule(site)
+        except RULE_FAILURES as error:
+            del self.out.labels.derivations[before:]
+            why = str(error) if isinstance(error, Unsupported) else f"its rule failed: {type(error).__name__}: {error}"
+            return self._barrier(site, where, why)
+        outputs = [result] if isinstance(result, Tensor) else list(result)
+        known = [self.trace.shapes.get(v.name or "") for v in site.node.outputs]
+        if len(outputs) != len(known) or any(
+            k is not None and v.name and (t is None or t.shape != k[0])
+            for k, t, v in zip(known, outputs, site.node.outputs)
+        ):
+            return self._barrier(site, where, "its rule gives another shape than the runtime")
+        return outputs
+
+    def _barrier(self, site: Site, where: str, why: str) -> list[Tensor | None]:
+        """Freezes what enters; what leaves carries no labels, or labels of its own where it is input-independent."""
+        site.claims.clear()
+        site.produced.clear()
+        entering = [t for t in site.given() if t.arrays]
+        if entering:
+            self.out.barriers.append(Reason(where, site.op, why))
+        for t in entering:
+            site.tie_all(t, why)
+        outputs: list[Tensor | None] = []
+        for v in site.node.outputs:
+            pair = self.trace.shapes.get(v.name or "")
+            values = self.trace.values.get(v.name or "")
+            t = None if pair is None else Tensor(pair[0])
+            if t and v.name and values and pair and pair[0] == pair[1] and values[0].dtype.kind in "fV" and self._same(values):
+                t = _leaf(self.out.labels, t.shape, zero=False)
+                self.out.folded.append(Folded(v.name, t))
+            outputs.append(t)
+        return outputs
+
+    @staticmethod
+    def _same(values: tuple[np.ndarray, np.ndarray]) -> bool:
+        return np.array_equal(values[0], values[1])
+
+    def _input(self, value: ir.Value | None) -> Tensor | None:
+        if value is None or value.name is None:
+            return None
+        if value.name in self.constants:
+            return self._leaf(value.name)
+        known = self.out.tensors.get(value.name)
+        if known is None and value.name in self.trace.shapes:
+            return Tensor(self.trace.shapes[value.name][0])
+        return known
+
+    def _leaf(self, name: str) -> Tensor:
+        """Returns a constant's labels: one set for all its uses, or one for each use where all elements are equal."""
+        if name in self.leaves:
+            return self.leaves[name]
+        tensor = self.constants[name]
+        shape = tuple(int(n) for n in tensor.shape)
+        if not _carries_labels(tensor):
+            leaf = Tensor(shape)
+        else:
+            leaf = _leaf(self.out.labels, shape, zero=True)
+            if self.readers[name] > 1 and name not in self.pinned and self._is_uniform(name):
+                return leaf
+        self.leaves[name] = leaf
+        return leaf
+
+    def _is_uniform(self, name: str | None) -> bool:
+        assert name is not None
+        if name not in self.uniform:
+            self.uniform[name] = is_uniform(self.constants[name])
+        return self.uniform[name]
+
+
+def is_uniform(tensor: ir.TensorProtocol) -> bool:
+    """Returns whether all elements are equal; most tensors are told by their first few."""
+    if tensor.size <= 1:
+        return True
+    data = tensor.numpy().reshape(-1)
+    return bool((data[:64] == data[0]).all() and (data == data[0]).all())
+
+
+def constants(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Yields (value name, tensor) of every initializer and Constant node of the top-level graph."""
+    for name, value in graph.initializers.items():
+        if value.const_value is not None:
+            yield name, value.const_value
+    for node in graph:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and "value" in node.attributes:
+            name, tensor = node.outputs[0].name, node.attributes["value"].value
+            if name is not None and isinstance(tensor, ir.TensorProtocol):
+                yield name, tensor
+
+
+def _carries_labels(tensor: ir.TensorProtocol) -> bool:
+    """Floats and quantized weights carry labels; integers and booleans are sizes, indices and masks."""
+    return tensor.dtype.is_floating_point() or tensor.dtype in QUANTIZED_TYPES
+
+
+def _leaf(labels: Labels, shape: Sequence[int], *, zero: bool) -> Tensor:
+    """Returns a tensor with fresh labels on every axis longer than 1."""
+    axes = [k for k, n in enumerate(shape) if n > 1]
+    arrays = tuple(labels.fresh(*(n if k == axis else 1 for k, n in enumerate(shape))) for axis in axes)
+    return Tensor(tuple(shape), arrays, frozenset(axes if zero else ()))
+
+
+def _captured(graph: ir.Graph) -> Iterator[str]:
+    """Yields the names of top-level values that subgraphs use."""
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield from _outer_names(attribute.as_graph())
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                for sub in attribute.as_graphs():
+                    yield from _outer_names(sub)
+
+
+def _outer_names(graph: ir.Graph) -> Iterator[str]:
+    for node in graph.all_nodes():
+        for v in node.inputs:
+            if v is not None and v.name and v.graph is not graph:
+                yield v.name
+    for v in graph.outputs:
+        if v.name and v.graph is not graph:
+            yield v.name
+
+

@@ -1,0 +1,196 @@
+"""The cut itself: constants are sliced, copied on write where uses differ, and sizes, attributes and shapes follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.coupling import Use, constants
+from onnxprune.cutting import Cutting
+from onnxprune.ops.quantized import zero_point_slot
+from onnxprune.sizes import Rewrite
+
+LAZY_FROM = 1 << 22  # bytes; larger tensors are sliced when they are written
+
+
+def cut(cutting: Cutting, rewrite: Rewrite) -> ir.Model:
+    """Returns a new model without the cut units; the original is not changed and shares the untouched tensors."""
+    editor = _Editor(cutting)
+    editor.constants(cutting.slice, cutting.shape_of)
+    editor.fold()
+    editor.edges(rewrite)
+    editor.attributes(rewrite)
+    editor.shapes()
+    return editor.model
+
+
+def masked(cutting: Cutting) -> ir.Model:
+    """Returns the original with every cut weight set to zero (quantized ones: to their zero point)."""
+    editor = _Editor(cutting)
+    editor.constants(editor.blanked, lambda use: use.shape)
+    return editor.model
+
+
+class _Editor:
+    """Edits one clone of the model."""
+
+    def __init__(self, cutting: Cutting) -> None:
+        self.cutting, self.coupling = cutting, cutting.coupling
+        self.model = self.coupling.model.clone()
+        self.graph = self.model.graph
+        self.nodes = list(self.graph)
+        self.tensors = dict(constants(self.graph))
+        self.names = {v.name for n in self.nodes for v in n.outputs} | {v.name for v in self.graph.inputs}
+        self.names |= set(self.graph.initializers)
+        self.holders = {n.outputs[0].name: n for n in self.nodes if n.op_type == "Constant"}
+
+    def constants(
+        self, change: Callable[[Use, np.ndarray], np.ndarray], shape_of: Callable[[Use], tuple[int, ...]]
+    ) -> None:
+        """Changes every constant that loses something: in place where all its readers agree, else in copies."""
+        by_name: dict[str, list[Use]] = {}
+        for use in self.coupling.uses:
+            if self.cutting.touches(use):
+                by_name.setdefault(use.name, []).append(use)
+        for name, uses in by_name.items():
+            variants: dict[bytes, list[Use]] = {}
+            for use in uses:
+                variants.setdefault(self.cutting.mask(use).tobytes() if len(uses) > 1 else b"", []).append(use)
+            whole = self._readers(name) > len(uses)
+            for k, same in enumerate(variants.values()):
+                tensor = self._changed(name, same[0], change, shape_of(same[0]))
+                if k == 0 and not whole:
+                    self._replace(name, tensor)
+                else:
+                    fresh = self._add(name, tensor, self.nodes[same[0].node])
+                    for use in same:
+                        self.nodes[use.node].replace_input_with(use.slot, fresh)
+
+    def _readers(self, name: str) -> int:
+        value = self._value(name)
+        return len(value.uses()) + value.is_graph_output()
+
+    def _value(self, name: str) -> ir.Value:
+        return self.graph.initializers[name] if name in self.graph.initializers else self.holders[name].outputs[0]
+
+    def _changed(
+        self, name: str, use: Use, change: Callable[[Use, np.ndarray], np.ndarray], shape: tuple[int, ...]
+    ) -> ir.TensorProtocol:
+        """Returns the changed tensor; a large one is made when it is read."""
+        old = self.tensors[name]
+
+        def make() -> ir.Tensor:
+            return ir.Tensor(np.ascontiguousarray(change(use, old.numpy())), dtype=old.dtype, name=old.name, doc_string=old.doc_string)
+
+        if old.nbytes < LAZY_FROM:
+            return make()
+        return ir.LazyTensor(make, dtype=old.dtype, shape=ir.Shape(shape), name=old.name or name, doc_string=old.doc_string)
+
+    def _replace(self, name: str, tensor: ir.TensorProtocol) -> None:
+        value = self._value(name)
+        if name in self.graph.initializers:
+            value.const_value = tensor
+        else:
+            self.holders[name].attributes["value"] = ir.AttrTensor("value", tensor)
+        if value.shape is not None:
+            value.shape = ir.Shape(tensor.shape)
+
+    def _add(self, name: str, tensor: ir.TensorProtocol, before: ir.Node) -> ir.Value:
+        """Returns a new constant: an initializer, or a Constant node where old IR wants initializers among the inputs."""
+        fresh = self.free_name(name)
+        value = ir.Value(name=fresh, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        tensor.name = fresh
+        if self.model.ir_version >= 4:
+            self.graph.register_initializer(value)
+            return value
+        node = ir.node("Constant", [], attributes={"value": tensor}, name=fresh)
+        node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = fresh, value.type, value.shape
+        self.graph.insert_before(before, node)
+        return node.outputs[0]
+
+    def free_name(self, name: str) -> str:
+        """Returns a name that nothing in the graph has yet, made from `name`."""
+        k = 1
+        while (fresh := f"{name}_pruned_{k}") in self.names:
+            k += 1
+        self.names.add(fresh)
+        return fresh
+
+    def blanked(self, use: Use, values: np.ndarray) -> np.ndarray:
+        """Returns a constant with its cut elements at zero."""
+        mask = self.cutting.mask(use)
+        slot = zero_point_slot(self.nodes[use.node], use.slot)
+        zero: Any = np.zeros((), values.dtype)
+        if slot is not None and slot < len(self.nodes[use.node].inputs):
+            point = self.nodes[use.node].inputs[slot]
+            if point is not None and point.name in self.tensors:
+                zero = self._zero_point(use, self.coupling.model, point.name)
+        return np.where(mask, values, zero).astype(values.dtype)
+
+    def _zero_point(self, use: Use, model: ir.Model, name: str) -> np.ndarray:
+        """Returns a zero point in a shape that broadcasts against the weight, as it was before any masking."""
+        zero = dict(constants(model.graph))[name].numpy()
+        if zero.size <= 1:
+            return zero.reshape(())
+        axis = next((k for k, n in enumerate(use.shape) if n == zero.size), 0)
+        return zero.reshape([-1 if k == axis else 1 for k in range(len(use.shape))])
+
+    def fold(self) -> None:
+        """Input-independent values that are cut become constants."""
+        outputs = {v.name: v for n in self.nodes for v in n.outputs if v.name}
+        for f in self.coupling.folded:
+            kept = [self.cutting.kept(f.tensor, axis) for axis in range(len(f.tensor.shape))]
+            if all(len(k) == n for k, n in zip(kept, f.tensor.shape, strict=True)):
+                continue
+            old = outputs[f.name]
+            content = self.coupling.trace.values[f.name][0][np.ix_(*kept)]
+            readers = list(old.uses())
+            fresh = self._add(f.name, ir.Tensor(np.ascontiguousarray(content)), readers[0].node)
+            for reader in readers:
+                reader.node.replace_input_with(reader.idx, fresh)
+
+    def edges(self, rewrite: Rewrite) -> None:
+        """Writes constants of sizes, each on its own edge; equal ones that replace the same value are shared."""
+        made: dict[tuple[str, bytes], ir.Value] = {}
+        for (index, slot), content in sorted(rewrite.edges.items(), key=lambda item: item[0]):
+            node = self.nodes[index]
+            old = node.inputs[slot] if slot < len(node.inputs) else None
+            name = old.name if old is not None and old.name else f"{node.outputs[0].name}_sizes"
+            key = (name, repr(content.shape).encode() + content.tobytes())
+            only = old is not None and old.name in self.tensors and len(old.uses()) == 1 and not old.is_graph_input()
+            if only and not (old is not None and old.is_graph_output()):
+                self._replace(name, ir.Tensor(content, name=self.tensors[name].name))
+                continue
+            if key not in made or self.model.ir_version < 4:
+                made[key] = self._add(name, ir.Tensor(content), node)
+            if slot >= len(node.inputs):
+                node.resize_inputs(slot + 1)
+            node.replace_input_with(slot, made[key])
+
+    def attributes(self, rewrite: Rewrite) -> None:
+        """Writes attributes, or removes those whose new value is None."""
+        for (index, name), value in rewrite.attributes.items():
+            if value is None:
+                del self.nodes[index].attributes[name]
+            else:
+                self.nodes[index].attributes[name] = ir.convenience.convert_attribute(name, value)
+
+    def shapes(self) -> None:
+        """Declared shapes of cut values follow; a size that stood for a product with a dynamic one is taken out."""
+        for value in self._activations():
+            t = self.coupling.tensors.get(value.name or "")
+            if t is None or not t.arrays or value.shape is None or len(value.shape) != len(t.shape):
+                continue
+            dims: list[Any] = list(value.shape)
+            first, second = self.coupling.trace.shapes[value.name or ""]
+            for axis in range(len(dims)):
+                if self.cutting.is_cut(t, axis):
+                    dims[axis] = len(self.cutting.kept(t, axis)) if first[axis] == second[axis] == dims[axis] else None
+            value.shape = ir.Shape(dims)
+
+    def _activations(self) -> Iterator[ir.Value]:
+        for node in self.nodes:
+            yield from node.outputs

@@ -1,0 +1,324 @@
+"""What onnx-ir cannot hold, kept: a model that was loaded and saved again is the model that was loaded.
+
+onnx-ir drops or reorders parts of a model on the way through it: sparse initializers, training information, map types,
+the order of `value_info` and of metadata, entries for graph outputs, fields that are set to nothing, unknown fields.
+The cure is a three-way merge. `to_ir` hangs the original message on the graph; `to_proto` serializes the model as it is
+now and as it was when loaded, and carries only the differences between the two over into the original. What was not
+changed is thus not touched, whatever it is.
+
+Tensors take no part in this by their contents: a token stands for each initializer, the same one as long as it is the
+same tensor, and `Serialized.tensors` gives the new ones.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import Message
+
+from onnxprune.errors import ModelError, quote
+
+__all__ = ["Original", "Serialized", "original_of", "to_ir", "to_proto"]
+
+_KEY = "onnxprune.original"
+_TOKEN_BYTES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """The message that a model was loaded from, and the files that its bytes came from."""
+
+    proto: onnx.ModelProto
+    path: Path | None = None
+    data_files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Serialized:
+    """A model's message, in which the tensors that are not the original's are still to be filled in.
+
+    Attributes:
+        proto: the message. An initializer that is new in it has no name of its own data yet, only a token.
+        tensors: for each token what is to be filled in.
+    """
+
+    proto: onnx.ModelProto
+    tensors: dict[bytes, ir.TensorProtocol]
+
+    def new_tensor(self, tensor: onnx.TensorProto) -> ir.TensorProtocol | None:
+        """Returns what is to stand for `tensor`, or None if it is what it was."""
+        if tensor.data_type != onnx.TensorProto.UINT8 or list(tensor.dims) != [2 * _TOKEN_BYTES]:
+            return None
+        return self.tensors.get(tensor.raw_data)
+
+
+def original_of(model: ir.Model) -> Original | None:
+    """Returns what a model was loaded from; None if it was not loaded by `to_ir`. Clones remember it too."""
+    original = model.graph.meta.get(_KEY)
+    return original if isinstance(original, Original) else None
+
+
+# -------------------------------------------------------------------------------------------------- loading
+def to_ir(original: Original) -> ir.Model:
+    """Returns the model in memory, in topological order, with its original kept beside it.
+
+    Sparse tensors stand in it as dense ones that are computed on access; map types as no type at all.
+    """
+    proto, sparse = _digestible(original.proto)
+    model = ir.from_proto(proto)
+    if sparse:
+        _put_sparse(model, sparse)
+    for number, value in enumerate(_initializers(model)):
+        if value.const_value is not None:
+            value.const_value.meta[_KEY] = (original, number)
+    for part in (model.graph, *model.functions.values()):
+        if not _is_sorted(part):
+            part.sort()
+    model.graph.meta[_KEY] = original
+    return model
+
+
+def _initializers(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in model.graphs():
+        yield from graph.initializers.values()
+
+
+def _is_sorted(part: ir.Graph | ir.Function) -> bool:
+    place: dict[ir.Node | None, int] = {node: index for index, node in enumerate(part.all_nodes())}
+    return all(
+        place.get(value.producer(), -1) < index
+        for node, index in place.items()
+        if node is not None
+        for value in node.inputs
+        if value is not None
+    )
+
+
+# What onnx-ir refuses to read is taken out of a copy of the message, and put into the model again afterwards.
+def _digestible(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.SparseTensorProto]]:
+    """Returns a message that onnx-ir can read, and the sparse tensors that marked placeholders stand for in it."""
+    if not any(map(_is_hard_graph, _graphs(proto))) and not any(map(_is_hard, _attributes(proto))):
+        return proto, {}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    sparse: dict[str, onnx.SparseTensorProto] = {}
+    for graph in _graphs(copy):
+        for value in _declared(graph):
+            if _holds_map(value.type):
+                value.ClearField("type")
+        for each in graph.sparse_initializer:
+            graph.initializer.add().CopyFrom(_placeholder(each, sparse))
+    for node in _nodes(copy):
+        for attribute in node.attribute:
+            if _is_hard(attribute):
+                _soften(node, attribute, sparse)
+    return copy, sparse
+
+
+def _is_hard_graph(graph: onnx.GraphProto) -> bool:
+    return bool(graph.sparse_initializer) or any(_holds_map(value.type) for value in _declared(graph))
+
+
+def _declared(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    return chain(graph.input, graph.output, graph.value_info)
+
+
+def _holds_map(kind: onnx.TypeProto) -> bool:
+    while (name := kind.WhichOneof("value")) in ("sequence_type", "optional_type"):
+        kind = getattr(kind, name).elem_type
+    return name == "map_type"
+
+
+def _is_hard(attribute: onnx.AttributeProto) -> bool:
+    return attribute.type in _HARD and not attribute.ref_attr_name
+
+
+def _soften(
+    node: onnx.NodeProto, attribute: onnx.AttributeProto, sparse: dict[str, onnx.SparseTensorProto]
+) -> None:
+    """Rewrites an attribute that onnx-ir cannot hold into one that it can."""
+    where = f"{quote(node.op_type, 40)[1:-1]} (node {quote(node.name)}), attribute {quote(attribute.name)}"
+    if attribute.type == onnx.AttributeProto.UNDEFINED:  # as models from before 2018 have it
+        filled = [kind for field, kind in _VALUE_FIELDS.items() if _is_set(attribute, field)]
+        if len(filled) != 1:
+            raise ModelError(f"{where}: it has no type and {len(filled)} values: export the model again")
+        attribute.type = filled[0]
+    if attribute.type in (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS):
+        if node.op_type != "Constant" or attribute.name != "sparse_value":
+            raise ModelError(f"{where}: sparse tensors are not supported there: make it dense first")
+        tensor = _placeholder(attribute.sparse_tensor, sparse)
+        attribute.Clear()
+        attribute.CopyFrom(onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, t=tensor))
+
+
+def _is_set(message: Message, field: str) -> bool:
+    descriptor = message.DESCRIPTOR.fields_by_name[field]
+    return bool(getattr(message, field)) if descriptor.is_repeated else message.HasField(field)
+
+
+def _placeholder(
+    tensor: onnx.SparseTensorProto, sparse: dict[str, onnx.SparseTensorProto]
+) -> onnx.TensorProto:
+    mark = f"{_KEY}.{secrets.token_hex(8)}"
+    sparse[mark] = tensor
+    return onnx.TensorProto(
+        name=tensor.values.name, data_type=tensor.values.data_type, dims=tensor.dims, doc_string=mark
+    )
+
+
+def _put_sparse(model: ir.Model, sparse: dict[str, onnx.SparseTensorProto]) -> None:
+    """Puts tensors that are computed on access in the place of the marked ones."""
+    for value in _initializers(model):
+        if value.const_value is not None and (found := sparse.get(value.const_value.doc_string or "")):
+            value.const_value = _dense(found)
+    for part in (model.graph, *model.functions.values()):
+        for node in part.all_nodes():
+            attribute = node.attributes.get("value")
+            if attribute is None or attribute.type != ir.AttributeType.TENSOR or attribute.is_ref():
+                continue
+            if found := sparse.get(attribute.as_tensor().doc_string or ""):
+                node.attributes["value"] = ir.AttrTensor("value", _dense(found))
+
+
+def _dense(tensor: onnx.SparseTensorProto) -> ir.LazyTensor:
+    """Returns a sparse tensor as one that is made dense whenever it is looked at."""
+    values, indices, shape = tensor.values, tensor.indices, tuple(tensor.dims)
+
+    def compute() -> ir.Tensor:
+        filled, places = ir.from_proto(values).numpy(), ir.from_proto(indices).numpy()
+        dense = np.zeros(shape, filled.dtype)
+        if places.ndim == 2:
+            dense[tuple(places.T)] = filled
+        else:
+            dense.reshape(-1)[places] = filled
+        return ir.Tensor(dense, dtype=ir.DataType(values.data_type), name=values.name)
+
+    return ir.LazyTensor(compute, ir.DataType(values.data_type), ir.Shape(shape), name=values.name)
+
+
+def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """Yields every graph of a message, inner ones too."""
+    yield proto.graph
+    for attribute in _attributes(proto):
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _attributes(proto: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
+    for node in _nodes(proto):
+        yield from node.attribute
+
+
+def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    bodies: list[Sequence[onnx.NodeProto]] = [proto.graph.node, *(f.node for f in proto.functions)]
+    while bodies:
+        for node in bodies.pop():
+            yield node
+            for attribute in node.attribute:
+                if attribute.type in _PLAIN:
+                    continue
+                if attribute.HasField("g"):
+                    bodies.append(attribute.g.node)
+                bodies.extend(graph.node for graph in attribute.graphs)
+
+
+# -------------------------------------------------------------------------------------------------- saving
+def to_proto(model: ir.Model) -> Serialized:
+    """Returns a model's message: the original's, with what has changed since, and without the new tensors' bytes."""
+    original = original_of(model)
+    stamp = secrets.token_bytes(_TOKEN_BYTES)
+    tensors: dict[bytes, ir.TensorProtocol] = {}
+    with _tokens(model, original, stamp, tensors):
+        now = ir.to_proto(model)
+    if original is None:
+        return Serialized(now, tensors)
+    loaded = to_ir(original)
+    with _tokens(loaded, original, stamp, {}):
+        then = ir.to_proto(loaded)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(original.proto)
+    _merge(proto, then, now)
+    return Serialized(proto, tensors)
+
+
+@contextmanager
+def _tokens(
+    model: ir.Model, original: Original | None, stamp: bytes, tensors: dict[bytes, ir.TensorProtocol]
+) -> Iterator[None]:
+    """Puts a token in the place of each initializer for a while, and notes in `tensors` what it stands for."""
+    values = [value for value in _initializers(model) if value.const_value is not None]
+    kept = [value.const_value for value in values]
+    try:
+        for index, (value, tensor) in enumerate(zip(values, kept, strict=True)):
+            assert tensor is not None
+            known, number = tensor.meta.get(_KEY, (None, 0))
+            if original is None or known is not original:
+                number = (1 << 64) + index
+            token = stamp + number.to_bytes(_TOKEN_BYTES, "little")
+            tensors[token] = tensor
+            value.const_value = ir.Tensor(np.frombuffer(token, np.uint8), name=value.name)
+        yield
+    finally:
+        for value, tensor in zip(values, kept, strict=True):
+            value.const_value = tensor
+
+
+# Messages are merged in place, `ours` being the original, `then` and `now` what onnx-ir made of the model.
+def _merge(ours: Any, then: Any, now: Any) -> None:
+    """Carries what differs between `then` and `now` over into `ours`."""
+    if then == now:
+        return
+    if isinstance(ours, onnx.TensorProto):
+        ours.CopyFrom(now)
+        return
+    for field in ours.DESCRIPTOR.fields:
+        name = field.name
+        if field.is_repeated:
+            _merge_list(getattr(ours, name), getattr(then, name), getattr(now, name), _KEYS.get(field.message_type and field.message_type.name))
+        elif not now.HasField(name):
+            if then.HasField(name):
+                ours.ClearField(name)
+        elif field.message_type is None:
+            if not then.HasField(name) or getattr(then, name) != getattr(now, name):
+                setattr(ours, name, getattr(now, name))
+        elif then.HasField(name):
+            _merge(getattr(ours, name), getattr(then, name), getattr(now, name))
+        else:
+            getattr(ours, name).CopyFrom(getattr(now, name))
+    if isinstance(ours, onnx.GraphProto):
+        _settle_graph(ours, then, now)
+    elif isinstance(ours, onnx.NodeProto) and ours.op_type == "Constant" and len(ours.attribute) > len(now.attribute):
+        _drop(ours.attribute, lambda a: a.name == "sparse_value")  # it is a dense `value` now
+
+
+def _merge_list(ours: Any, then: Any, now: Any, key: Callable[[Any], Any] | None) -> None:
+    if len(then) == len(now) and all(map(eq, then, now)):
+        return
+    if key is None and not (len(ours) and isinstance(ours[0], Message)):
+        del ours[:]
+        ours.extend(now)
+        return
+    ids = [[key(m) if key else None for m in side] for side in (ours, then, now)]
+    if any(len(set(side)) < len(side) for side in ids):
+        _merge_in_place(ours, then, now)
+        return
+    mine, old, new = (dict(zip(names, side, strict=True)) for names, side in zip(ids, (ours, then, now), strict=True))
+    _drop(ours, lambda m: key(m) in old and key(m) not in new)
+    order = [key(m) for m in ours]
+    before = 0
+    for name, message in new.items():
+        if name in mine:
+            if name in old:
+                _merge(mine[name], old[name], message)
+            else:
+                mine[name].CopyFrom(message)
+            before = order.index(name) + 1 ...

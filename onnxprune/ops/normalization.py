@@ -1,0 +1,88 @@
+"""Normalisations: per channel they pass, over the channels they freeze (or open approximately).
+
+Spec: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html, https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnxprune.ops.registry import Need, Site, Sized, operator
+from onnxprune.tensors import Tensor, insert_axes
+
+batch_norm = operator("BatchNormalization", doc="channels with scale, bias, mean and variance; in training mode the other axes are tied")
+instance_norm = operator("InstanceNormalization", doc="channels with scale and bias; the other axes are tied")
+group_norm = operator("GroupNormalization", doc="whole norm groups; channels inside a group are tied")
+layer_norm = operator("LayerNormalization", doc="the normalised axes are tied (opened by --approximate)")
+rms_norm = operator("RMSNormalization", doc="the normalised axes are tied (opened by --approximate)")
+
+
+def per_channel(op: Site, x: Tensor, *params: Tensor) -> Tensor:
+    """Returns `x` unified with parameters over its axis 1; a cut channel is zero since its scale and bias are."""
+    after = range(1, len(x.shape) - 1)
+    y = op.unify(x, *(insert_axes(p, after) for p in params), zero="none")
+    return Tensor(y.shape, y.arrays, frozenset({1} if y.labelled(1) else ()))
+
+
+@batch_norm.coupling
+def couple_batch_norm(op: Site) -> list[Tensor]:
+    """Channels go with all four parameters."""
+    x = op[0]
+    extra = [k for k, v in enumerate(op.node.outputs) if k and v.name]
+    if op.attr("training_mode", 0) or (extra and op.version >= 14):
+        x = op.tie(x, *(k for k in range(len(x.shape)) if k != 1), why="normalised over the batch")
+    y = per_channel(op, x, *(op[k] for k in (1, 2, 3, 4)))
+    stats = [op.unify(op[3]) for _ in range(len(op.node.outputs) - 1)]
+    return [y, *stats]
+
+
+@instance_norm.coupling
+def couple_instance_norm(op: Site) -> Tensor:
+    """Every channel is normalised by itself over the spatial axes."""
+    x = op.tie(op[0], *range(2, len(op[0].shape)), why="normalised together")
+    return per_channel(op, x, op[1], op[2])
+
+
+@group_norm.coupling
+def couple_group_norm(op: Site) -> Tensor:
+    """Whole norm groups can go; scale and bias have an entry per group in opset 18, per channel from 21 on."""
+    x = op.tie(op[0], *range(2, len(op[0].shape)), why="normalised together")
+    groups, channels = op.attr("num_groups"), x.shape[1]
+    split = (x.shape[0], groups, channels // groups, *x.shape[2:])
+    rows = op.tie(op.reshape(x, split), 2, why="normalised together")
+    rest = range(1, len(split) - 1)
+    for p in (op[1], op[2]):
+        if p.shape[0] == groups != channels:
+            op.unify(rows, insert_axes(p, rest))
+        else:
+            both = insert_axes(op.reshape(p, (groups, channels // groups)), [0, *range(3, len(split))])
+            op.unify(rows, both)
+    y = op.reshape(op.tidy(rows), x.shape)
+    return Tensor(y.shape, y.arrays, frozenset({1} if y.labelled(1) else ()))
+
+
+@group_norm.sizes
+def size_group_norm(op: Sized) -> Iterable[Need]:
+    """`num_groups` is the number of norm groups that live."""
+    groups = op.attr("num_groups")
+    alive = groups * op.new(0)[1] // op.old(0)[1]
+    if alive != groups:
+        yield Need("num_groups", alive)
+
+
+@layer_norm.coupling
+@rms_norm.coupling
+def couple_layer_norm(op: Site) -> list[Tensor]:
+    """Mean and variance run over the normalised axes: none of their indices can go exactly."""
+    rank = len(op[0].shape)
+    axis = op.attr("axis", -1) % rank
+    y = op.unify(op[0], *(t for t in (op.get(1), op.get(2)) if t is not None), zero="none")
+    if op.approximate:
+        y = Tensor(y.shape, y.arrays, frozenset(k for k in range(axis, rank) if y.labelled(k)))
+        stats = op.reduce(y, range(axis, rank), keepdims=True, exact=True)
+    else:
+        y = op.tie(y, *range(axis, rank), why="mean and variance run over the axis")
+        stats = op.reduce(y, range(axis, rank), keepdims=True, exact=False)
+    return [y, *[Tensor(stats.shape, stats.arrays)] * (len(op.node.outputs) - 1)]
+
+

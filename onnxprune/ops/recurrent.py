@@ -1,0 +1,109 @@
+"""Recurrent cells: hidden units go with their rows in all gates.
+
+Spec: https://onnx.ai/onnx/operators/onnx__LSTM.html, https://onnx.ai/onnx/operators/onnx__GRU.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from onnxprune.labels import Array
+from onnxprune.ops.registry import Need, Node, Shape, Site, Sized, Unsupported, operator
+from onnxprune.tensors import Tensor
+
+cells = operator("LSTM", "GRU", "RNN", doc="hidden units with their rows in every gate, the recurrent columns and the states")
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+PEEPHOLES = 3
+SILENT = {"Tanh", "Relu", "LeakyRelu", "Affine", "ScaledTanh", "ThresholdedRelu", "Softsign", "Elu"}  # f(0) = 0
+STATE_ACTIVATIONS = {"LSTM": (1, 2), "GRU": (1,), "RNN": (0,)}
+
+
+@cells.coupling
+def couple_cells(op: Site) -> list[Tensor]:
+    """A hidden unit h of each direction labels its rows of W, R and B in every gate, and R's columns."""
+    gates, (directions, _, hidden) = GATES[op.op], op.shape(2)
+    if hidden == 1:
+        raise Unsupported("a single hidden unit")
+    unit = op.labels.fresh(directions, hidden)
+    op.remember(unit)
+    op.produce(unit)
+    rows = np.tile(unit, (1, gates))
+    time, batch = (1, 0) if op.attr("layout", 0) else (0, 1)
+    x = op.tie(op[0], time, batch, why="a recurrent cell runs over it")
+    features = Tensor((1, 1, x.shape[2]), x.arrays, x.zero)
+    _meet(op, 1, rows[:, :, None], features)
+    _meet(op, 2, rows[:, :, None], Tensor((directions, 1, hidden), (unit[:, None, :],)))
+    if op.get(3) is not None:
+        _meet(op, 3, np.tile(unit, (1, 2 * gates)))
+    if op.get(7) is not None:
+        _meet(op, 7, np.tile(unit, (1, PEEPHOLES)))
+    silent = _stays_zero(op)
+    for slot in (5, 6):
+        state = op.get(slot)
+        if state is not None:
+            silent &= 2 in state.zero or not state.labelled(2)
+            where = unit[None] if op.attr("layout", 0) else unit[:, None]
+            op.unify(state, Tensor(state.shape, (where,)))
+    return _outputs(op, unit, silent)
+
+
+def _meet(op: Site, slot: int, rows: Array, columns: Tensor | None = None) -> None:
+    """Ties parameter `slot` to `rows` over its axes 0 and 1, and to the labels of `columns` over its last axis."""
+    more = () if columns is None else columns.arrays
+    if slot in op.direct:
+        op.claims[slot] = (rows, *more)
+        return
+    t = op[slot]
+    met = op.unify(t, Tensor((*rows.shape[:2], *(1,) * (len(t.shape) - 2)), (rows,)))
+    if columns is not None:
+        op.unify(met, columns)
+
+
+def _stays_zero(op: Site) -> bool:
+    """Returns whether a unit without weights stays at zero: its activations have f(0) = 0."""
+    given = op.attr("activations")
+    if given is None:
+        return True
+    per = len(given) // op.shape(2)[0]
+    names = [a if isinstance(a, str) else a.decode() for a in given]
+    return all(names[d * per + k] in SILENT for d in range(op.shape(2)[0]) for k in STATE_ACTIVATIONS[op.op])
+
+
+def _outputs(op: Site, unit: Array, silent: bool) -> list[Tensor]:
+    """Returns Y (T, D, B, H) and the last states (D, B, H), or with layout 1 (B, T, D, H) and (B, D, H)."""
+    layout = op.attr("layout", 0)
+    outs = []
+    for k, v in enumerate(op.node.outputs):
+        if not v.name:
+            outs.append(Tensor(()))
+            continue
+        shape = op.out_shape(k)
+        if k == 0:
+            array = unit[None, None] if layout else unit[None, :, None, :]
+        else:
+            array = unit[None] if layout else unit[:, None, :]
+        last = len(shape) - 1
+        zero = frozenset({last}) if silent else frozenset()
+        if unit.shape[0] > 1 and silent:
+            zero |= {last - 1 if layout else last - 2}
+        outs.append(op.tidy(Tensor(shape, (array,), zero)))
+    return outs
+
+
+@cells.sizes
+def size_cells(op: Sized) -> Iterable[Need]:
+    """`hidden_size` is the number of living units."""
+    hidden = op.new(2)[2]
+    if op.attr("hidden_size") is None:
+        raise Unsupported("no hidden_size is given")
+    if op.attr("hidden_size") != hidden:
+        yield Need("hidden_size", hidden)
+
+
+@cells.macs
+def macs_cells(op: Node, x: Sequence[Shape | None], y: Sequence[Shape]) -> int:
+    """Every step and sample takes one MAC per weight of W and R."""
+    assert x[0] is not None and x[1] is not None and x[2] is not None
+    return int(x[0][0] * x[0][1] * (np.prod(x[1]) + np.prod(x[2])))

@@ -1,0 +1,111 @@
+"""Reductions, Softmax and whatever else looks along an axis as a whole.
+
+Spec: https://onnx.ai/onnx/operators/onnx__ReduceSum.html, https://onnx.ai/onnx/operators/onnx__Softmax.html
+"""
+
+from __future__ import annotations
+
+from onnxprune.ops.pooling import resized
+from onnxprune.ops.registry import Site, Unsupported, operator
+from onnxprune.tensors import Tensor
+
+exact = operator(
+    *("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"),
+    size_slots=(1,),
+    doc="the reduced axis can be cut where its slots are zero, else it is tied",
+)
+mean = operator("ReduceMean", size_slots=(1,), doc="the reduced axis is tied (opened by --approximate)")
+tying = operator(
+    *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp"),
+    size_slots=(1,),
+    doc="the reduced axis is tied",
+)
+softmax = operator("Softmax", "LogSoftmax", "Hardmax", doc="the axis is tied (before opset 13 all axes from it on)")
+along = operator("CumSum", "LpNormalization", "MeanVarianceNormalization", "LRN", doc="the axis is tied")
+topk = operator("TopK", size_slots=(1,), doc="the axis is tied")
+arg = operator("ArgMax", "ArgMin", doc="the axis is tied")
+trilu = operator("Trilu", doc="the last two axes are tied")
+
+
+def reduced_axes(op: Site, since: int) -> list[int]:
+    """Returns the axes of a reduction: an input from opset `since` on, an attribute before."""
+    rank = len(op[0].shape)
+    if op.has(1):
+        given = op.value(1)
+        if given is None:
+            raise Unsupported("its axes are computed at run time")
+        axes = [int(k) % rank for k in given.reshape(-1)]
+    else:
+        axes = [k % rank for k in op.attr("axes", ())]
+    if not axes and not op.attr("noop_with_empty_axes", 0):
+        return list(range(rank))
+    return axes
+
+
+@exact.coupling
+def couple_exact(op: Site) -> Tensor:
+    """Zero slots add nothing."""
+    return op.reduce(op[0], reduced_axes(op, 13), keepdims=bool(op.attr("keepdims", 1)), exact=True)
+
+
+@mean.coupling
+def couple_mean(op: Site) -> Tensor:
+    """A mean divides by the number of slots, which the cut changes."""
+    axes = reduced_axes(op, 18)
+    return op.reduce(
+        op[0], axes, keepdims=bool(op.attr("keepdims", 1)), exact=op.approximate, why="a mean over the axis"
+    )
+
+
+@tying.coupling
+def couple_tying(op: Site) -> Tensor:
+    """Looks at every slot of the axis."""
+    out = op.reduce(op[0], reduced_axes(op, 18), keepdims=bool(op.attr("keepdims", 1)), exact=False, why="reduced")
+    return out if op.op in ("ReduceMax", "ReduceMin", "ReduceProd") else Tensor(out.shape, out.arrays)
+
+
+@softmax.coupling
+def couple_softmax(op: Site) -> Tensor:
+    """Every slot of the axis divides every other; nothing is zero afterwards."""
+    rank = len(op[0].shape)
+    axis = op.attr("axis", -1 if op.version >= 13 else 1) % rank
+    axes = [axis] if op.version >= 13 else range(axis, rank)
+    t = op.tie(op[0], *axes, why="normalised together")
+    return Tensor(t.shape, t.arrays)
+
+
+@along.coupling
+def couple_along(op: Site) -> Tensor:
+    """Ties the axis, or axes, that the operator runs along."""
+    rank = len(op[0].shape)
+    if op.op == "CumSum":
+        axis = op.value(1)
+        axes = range(rank) if axis is None else [int(axis.reshape(-1)[0]) % rank]
+    elif op.op == "LpNormalization":
+        axes = [op.attr("axis", -1) % rank]
+    else:
+        axes = [1] if op.op == "LRN" else [k % rank for k in op.attr("axes", (0, 2, 3))]
+    return op.tie(op[0], *axes, why="runs along the axis")
+
+
+@topk.coupling
+def couple_topk(op: Site) -> list[Tensor]:
+    """Values and indices keep the other axes."""
+    t = op.tie(op[0], op.attr("axis", -1) % len(op[0].shape), why="picks along the axis")
+    out = resized(t, op.out_shape())
+    return [out, Tensor(out.shape, out.arrays)]
+
+
+@arg.coupling
+def couple_arg(op: Site) -> Tensor:
+    """An index into the axis: all of it stays."""
+    axis = op.attr("axis", 0)
+    t = op.reduce(op[0], [axis], keepdims=bool(op.attr("keepdims", 1)), exact=False, why="an index into the axis")
+    return Tensor(t.shape, t.arrays)
+
+
+@trilu.coupling
+def couple_trilu(op: Site) -> Tensor:
+    """Looks at positions on the last two axes."""
+    rank = len(op[0].shape)
+    return op.tie(op[0], rank - 2, rank - 1, why="depends on the position")

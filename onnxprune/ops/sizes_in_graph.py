@@ -1,0 +1,85 @@
+"""Operators that compute sizes, and those that make tensors of computed sizes.
+
+Spec: https://onnx.ai/onnx/operators/onnx__Shape.html, https://onnx.ai/onnx/operators/onnx__Expand.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from onnxprune.ops.registry import Need, Site, Sized, operator
+from onnxprune.tensors import Tensor, lift
+
+shape = operator("Shape", "Size", doc="no labels, nothing freezes: sizes are rewritten where they are wrong after the cut")
+range_ = operator("Range", size_slots=(0, 1, 2), doc="no labels")
+constant_of_shape = operator("ConstantOfShape", size_slots=(0,), doc="axes of constant size follow what they meet")
+expand = operator("Expand", size_slots=(1,), doc="labels pass; an input-independent axis that is made follows what it meets")
+
+
+@shape.coupling
+@range_.coupling
+def couple_sizes(op: Site) -> Tensor:
+    """Sizes carry no labels."""
+    return Tensor(op.out_shape())
+
+
+@constant_of_shape.coupling
+def couple_constant_of_shape(op: Site) -> Tensor:
+    """A float tensor gets labels on the axes whose size is constant, so that it can follow what it meets."""
+    filler = op.attr("value")
+    fill = np.zeros(1, np.float32) if filler is None else filler.numpy()
+    if fill.dtype.kind not in "fV":
+        return Tensor(op.out_shape())
+    return _made(op, Tensor((1,) * len(op.out_shape())), zero=not fill.any())
+
+
+def _made(op: Site, t: Tensor, *, zero: bool) -> Tensor:
+    """Returns `t` expanded to the output's shape, with fresh labels on the axes that are made and of constant size."""
+    shape, dynamic = op.out_shape(), op.out_dynamic()
+    arrays, fresh = list(t.arrays), set()
+    for axis, n in enumerate(shape):
+        if t.shape[axis] == 1 < n and not dynamic[axis]:
+            arrays.append(op.labels.fresh(*(n if k == axis else 1 for k in range(len(shape)))))
+            fresh.add(axis)
+    return Tensor(shape, tuple(arrays), t.zero | (fresh if zero else set()))
+
+
+@expand.coupling
+def couple_expand(op: Site) -> Tensor:
+    """Labels pass to the axes they had; sizes that only broadcast stay."""
+    t = lift(op.tidy(op[0]), len(op.out_shape()))
+    if not op.is_static(0):
+        return Tensor(op.out_shape(), t.arrays, t.zero)
+    content = op.value(0)
+    return _made(op, t, zero=content is not None and not content.any())
+
+
+@constant_of_shape.sizes
+def size_constant_of_shape(op: Sized) -> Iterable[Need]:
+    """The sizes of cut axes follow."""
+    now = [op.arriving(0, run) for run in (0, 1)]
+    if now[0] is None or now[1] is None:
+        return
+    wanted = tuple(np.array(op.new_out(0, run), np.int64) for run in (0, 1))
+    if any(not np.array_equal(w, n) for w, n in zip(wanted, now, strict=True)):
+        yield Need(0, wanted)
+
+
+@expand.sizes
+def size_expand(op: Sized) -> Iterable[Need]:
+    """Only the entries that no longer broadcast to the result are asked for anew."""
+    wanted, static = [], []
+    for run in (0, 1):
+        target = op.arriving(1, run)
+        if target is None:
+            return
+        new, source = op.new_out(0, run), op.new(0, run)
+        lead = len(new) - target.size
+        padded = (1,) * (len(new) - len(source)) + tuple(source)
+        good = [t == new[k + lead] or (t == 1 and padded[k + lead] == new[k + lead]) for k, t in enumerate(target.tolist())]
+        wanted.append(np.array([t if g else new[k + lead] for k, (t, g) in enumerate(zip(target, good, strict=True))], target.dtype))
+        static.append([1 if n == m else n for n, m in zip(new, padded, strict=True)])
+    if any(not np.array_equal(w, op.arriving(1, run)) for run, w in enumerate(wanted)):
+        yield Need(1, tuple(wanted), np.array(static[0], np.int64) if static[0] == static[1] else None)

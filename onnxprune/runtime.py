@@ -1,0 +1,136 @@
+"""onnxruntime as this program uses it: bounded in memory and time, and with errors of our own tree."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import onnx
+import onnxruntime as ort
+
+from onnxprune.errors import ModelError, ProviderError
+
+__all__ = ["Clock", "first_line", "open_session"]
+
+
+def open_session(proto: onnx.ModelProto, providers: Sequence[str]) -> ort.InferenceSession:
+    """Return an unoptimised session that cannot take more memory than this machine has to give.
+
+    Raises:
+        ModelError, ProviderError: onnxruntime does not take the graph.
+    """
+    missing = [p for p in providers if p not in ort.get_available_providers()]
+    if missing:
+        raise ProviderError(
+            f"onnxruntime has no {missing[0]} here, it has {', '.join(ort.get_available_providers())}: "
+            "install the wheel that brings it, or ask for another provider"
+        )
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.use_deterministic_compute = True
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if _bounded_memory():
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    try:
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=list(providers), enable_fallback=0)
+    except Exception as error:  # onnxruntime raises a class per status, protobuf its own
+        raise _refusal(error) from error
+    dropped = [p for p in providers if p not in session.get_providers()]
+    if dropped:
+        raise ProviderError(
+            f"onnxruntime could not start {dropped[0]}: mend its installation, or ask for another provider"
+        )
+    return session
+
+
+@functools.cache
+def _bounded_memory() -> bool:
+    """Return whether sessions here share an arena with an upper limit.
+
+    A model of a hundred bytes can ask for terabytes (ConstantOfShape, Tile, Resize). With a limit this is an error of
+    that run; without one the system kills the process. The registration is for the whole process, but only sessions
+    that ask for the environment's allocators see it.
+    """
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    arena = ort.OrtArenaCfg({"max_mem": _memory_to_give(), "arena_extend_strategy": 1})
+    try:
+        ort.create_and_register_allocator(memory, arena)
+    except Exception:  # noqa: BLE001  the program around us has registered one: it stays
+        return False
+    return True
+
+
+def _memory_to_give() -> int:
+    """Return half of what is free, in bytes: of the machine, or of the container where that is less."""
+    free = [1 << 34]
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        free.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free[1:] = [int(lines["MemAvailable"].split()[0]) << 10]
+    with contextlib.suppress(OSError, ValueError):
+        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return max(min(free) // 2, 1 << 28)
+
+
+_UNKNOWN_OPERATOR = (
+    "NOT_IMPLEMENTED",
+    "is not a registered function/op",
+    "No Op registered",
+    "No opset import",
+    "is under development",
+)
+
+
+def _refusal(error: Exception) -> ModelError | ProviderError:
+    """Return the error to raise where onnxruntime does not take a graph: its own first line says why."""
+    line = first_line(error)
+    if any(sign in str(error) for sign in _UNKNOWN_OPERATOR):
+        return ProviderError(
+            f"onnxruntime {ort.__version__} cannot run the model, convert the operator or take another build: {line}"
+        )
+    return ModelError(f"onnxruntime {ort.__version__} rejects the model, export it again: {line}")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what onnxruntime says, without its own source files and codes, 400 characters at most."""
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text[:4000])
+    text = re.sub(r"/\S*onnxruntime\S*\.(cc|h):\d+ .*?\)( const)? ", "", text)
+    return text.strip()[:400]
+
+
+class Clock:
+    """Ends runs that take too long: onnxruntime looks at `terminate` between two nodes, in subgraphs too."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.options = ort.RunOptions()
+        self.options.log_severity_level = 4
+        self.options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self.over = False
+        self._timer = None if seconds is None else threading.Timer(seconds, self._end)
+
+    def _end(self) -> None:
+        self.over = True
+        self.options.terminate = True
+
+    def __enter__(self) -> Self:
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
