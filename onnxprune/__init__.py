@@ -1,0 +1,75 @@
+"""Makes trained ONNX models smaller and faster, with no training: channels, neurons, heads and units are taken out.
+
+    import onnxprune
+
+    result = onnxprune.prune("model.onnx", ratio=0.5)
+    result.report.macs.after
+    result.save("small.onnx")
+
+Public names are loaded when they are first used, so that `onnxprune --help` need not wait for onnxruntime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxprune.errors import (
+        DataError,
+        GateError,
+        ModelError,
+        NothingToPruneError,
+        OnnxPruneError,
+        ProviderError,
+        RunError,
+        TargetError,
+        UsageError,
+        ValidationError,
+    )
+    from onnxprune.pipeline import Result, inspect, prune
+    from onnxprune.plan import Plan
+    from onnxprune.report import Inspection, Report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataError",
+    "GateError",
+    "Inspection",
+    "ModelError",
+    "NothingToPruneError",
+    "OnnxPruneError",
+    "Plan",
+    "ProviderError",
+    "Report",
+    "Result",
+    "RunError",
+    "TargetError",
+    "UsageError",
+    "ValidationError",
+    "__version__",
+    "inspect",
+    "prune",
+]
+
+_HOME_OF = {
+    "Inspection": "report",
+    "Plan": "plan",
+    "Report": "report",
+    "Result": "pipeline",
+    "inspect": "pipeline",
+    "prune": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_") or name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

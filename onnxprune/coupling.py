@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.constants import constants, is_constant
+from onnxprune.dependence import captured, subgraphs
 from onnxprune.labels import Array, Labels, Reason, settle
 from onnxprune.ops import Site, Unsupported, lookup
 from onnxprune.tensors import Tensor, Verbs
@@ -45,6 +47,7 @@ class Coupling:
     model: ir.Model
     trace: Trace
     labels: Labels
+    approximate: bool = False
     tensors: dict[str, Tensor] = field(default_factory=dict)
     seen: list[tuple[Tensor | None, ...]] = field(default_factory=list)  # per node, its inputs as labelled
     uses: list[Use] = field(default_factory=list)
@@ -56,6 +59,14 @@ class Coupling:
     def nodes(self) -> list[ir.Node]:
         """The nodes of the graph, in order."""
         return list(self.model.graph)
+
+    @cached_property
+    def uses_of(self) -> dict[int, dict[int, Use]]:
+        """The constants' uses by node and slot."""
+        found: dict[int, dict[int, Use]] = {}
+        for use in self.uses:
+            found.setdefault(use.node, {})[use.slot] = use
+        return found
 
     def settled(self) -> Array:
         """Returns, for each root label, the number of the reason that freezes it, or -1 where it is free."""
@@ -87,12 +98,12 @@ class _Walk:
 
     def __init__(self, model: ir.Model, trace: Trace, approximate: bool) -> None:
         self.graph, self.trace, self.approximate = model.graph, trace, approximate
-        self.out = Coupling(model, trace, Labels())
-        self.constants = dict(constants(model.graph))
+        self.out = Coupling(model, trace, Labels(), approximate)
+        self.constants = constants(model.graph)
         self.readers = Counter(v.name for n in self.graph for v in n.inputs if v is not None)
         self.leaves: dict[str, Tensor] = {}
         self.uniform: dict[str, bool] = {}
-        self.pinned = {v.name for v in self.graph.outputs} | set(_captured(self.graph))
+        self.pinned = {v.name for v in self.graph.outputs} | {name for n in self.graph for g in subgraphs(n) for name in captured(g)}
 
     def run(self) -> Coupling:
         for v in self.graph.inputs:
@@ -112,7 +123,7 @@ class _Walk:
         return any(v.name == name for v in self.graph.outputs)
 
     def _visit(self, index: int, node: ir.Node) -> None:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        if is_constant(node):
             self.out.seen.append(())
             return
         where = node.name or f"#{index}"
@@ -225,18 +236,6 @@ def is_uniform(tensor: ir.TensorProtocol) -> bool:
     return bool((data[:64] == data[0]).all() and (data == data[0]).all())
 
 
-def constants(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
-    """Yields (value name, tensor) of every initializer and Constant node of the top-level graph."""
-    for name, value in graph.initializers.items():
-        if value.const_value is not None:
-            yield name, value.const_value
-    for node in graph:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and "value" in node.attributes:
-            name, tensor = node.outputs[0].name, node.attributes["value"].value
-            if name is not None and isinstance(tensor, ir.TensorProtocol):
-                yield name, tensor
-
-
 def _carries_labels(tensor: ir.TensorProtocol) -> bool:
     """Floats and quantized weights carry labels; integers and booleans are sizes, indices and masks."""
     return tensor.dtype.is_floating_point() or tensor.dtype in QUANTIZED_TYPES
@@ -247,26 +246,3 @@ def _leaf(labels: Labels, shape: Sequence[int], *, zero: bool) -> Tensor:
     axes = [k for k, n in enumerate(shape) if n > 1]
     arrays = tuple(labels.fresh(*(n if k == axis else 1 for k, n in enumerate(shape))) for axis in axes)
     return Tensor(tuple(shape), arrays, frozenset(axes if zero else ()))
-
-
-def _captured(graph: ir.Graph) -> Iterator[str]:
-    """Yields the names of top-level values that subgraphs use."""
-    for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                yield from _outer_names(attribute.as_graph())
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                for sub in attribute.as_graphs():
-                    yield from _outer_names(sub)
-
-
-def _outer_names(graph: ir.Graph) -> Iterator[str]:
-    for node in graph.all_nodes():
-        for v in node.inputs:
-            if v is not None and v.name and v.graph is not graph:
-                yield v.name
-    for v in graph.outputs:
-        if v.name and v.graph is not graph:
-            yield v.name
-
-

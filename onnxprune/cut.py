@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.coupling import Use, constants
+from onnxprune.constants import constants, is_constant
+from onnxprune.coupling import Use
 from onnxprune.cutting import Cutting
 from onnxprune.ops.quantized import zero_point_slot
 from onnxprune.sizes import Rewrite
@@ -21,9 +22,11 @@ def cut(cutting: Cutting, rewrite: Rewrite) -> ir.Model:
     editor = _Editor(cutting)
     editor.constants(cutting.slice, cutting.shape_of)
     editor.fold()
+    editor.factors(rewrite)
     editor.edges(rewrite)
     editor.attributes(rewrite)
     editor.shapes()
+    editor.scales(rewrite)
     return editor.model
 
 
@@ -42,10 +45,10 @@ class _Editor:
         self.model = self.coupling.model.clone()
         self.graph = self.model.graph
         self.nodes = list(self.graph)
-        self.tensors = dict(constants(self.graph))
+        self.tensors = constants(self.graph)
         self.names = {v.name for n in self.nodes for v in n.outputs} | {v.name for v in self.graph.inputs}
         self.names |= set(self.graph.initializers)
-        self.holders = {n.outputs[0].name: n for n in self.nodes if n.op_type == "Constant"}
+        self.holders = {n.outputs[0].name: n for n in self.nodes if is_constant(n)}
 
     def constants(
         self, change: Callable[[Use, np.ndarray], np.ndarray], shape_of: Callable[[Use], tuple[int, ...]]
@@ -94,6 +97,7 @@ class _Editor:
         if name in self.graph.initializers:
             value.const_value = tensor
         else:
+            self.holders[name].attributes.clear()
             self.holders[name].attributes["value"] = ir.AttrTensor("value", tensor)
         if value.shape is not None:
             value.shape = ir.Shape(tensor.shape)
@@ -132,7 +136,7 @@ class _Editor:
 
     def _zero_point(self, use: Use, model: ir.Model, name: str) -> np.ndarray:
         """Returns a zero point in a shape that broadcasts against the weight, as it was before any masking."""
-        zero = dict(constants(model.graph))[name].numpy()
+        zero = constants(model.graph)[name].numpy()
         if zero.size <= 1:
             return zero.reshape(())
         axis = next((k for k, n in enumerate(use.shape) if n == zero.size), 0)
@@ -169,6 +173,41 @@ class _Editor:
             if slot >= len(node.inputs):
                 node.resize_inputs(slot + 1)
             node.replace_input_with(slot, made[key])
+
+    def factors(self, rewrite: Rewrite) -> None:
+        """Multiplies constants, each for the one node that needs it."""
+        for (index, slot), factor in rewrite.factors.items():
+            node = self.nodes[index]
+            value = node.inputs[slot]
+            assert value is not None and value.name is not None
+            old = value.const_value if value.name in self.graph.initializers else self.holders[value.name].attributes["value"].as_tensor()
+            assert old is not None
+            scaled = (old.numpy().astype(np.float64) * factor).astype(old.numpy().dtype)
+            tensor = ir.Tensor(scaled, dtype=old.dtype, name=old.name, doc_string=old.doc_string)
+            if len(value.uses()) == 1 and not value.is_graph_output():
+                self._replace(value.name, tensor)
+            else:
+                node.replace_input_with(slot, self._add(value.name, tensor, node))
+
+    def scales(self, rewrite: Rewrite) -> None:
+        """Puts a Mul behind outputs that need a factor; what it gives has the output's old name."""
+        for (index, k), factor in rewrite.scales.items():
+            node = self.nodes[index]
+            old = node.outputs[k]
+            name = str(old.name)
+            dtype = self.coupling.trace.dtypes[name]
+            number = self._add(f"{name}_restored_by", ir.Tensor(np.array(factor, dtype)), node)
+            old.name = self.free_name(f"{name}_of_kept")
+            mul = ir.node("Mul", [old, number], name=self.free_name(f"{node.name or name}_restored"))
+            restored = mul.outputs[0]
+            restored.name, restored.type, restored.shape = name, old.type, old.shape
+            self.graph.insert_after(node, mul)
+            for reader in list(old.uses()):
+                if reader.node is not mul:
+                    reader.node.replace_input_with(reader.idx, restored)
+            for place, v in enumerate(self.graph.outputs):
+                if v is old:
+                    self.graph.outputs[place] = restored
 
     def attributes(self, rewrite: Rewrite) -> None:
         """Writes attributes, or removes those whose new value is None."""

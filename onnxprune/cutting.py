@@ -62,6 +62,12 @@ class Cutting:
         """Returns whether a use loses anything."""
         return not all(self.alive(a).all() for a in use.arrays)
 
+    def kept_of(self, use: Use) -> tuple[Array, ...]:
+        """Returns for each axis of a use the positions that stay in some row."""
+        mask = self.mask(use)
+        rank = range(mask.ndim)
+        return tuple(np.flatnonzero(mask.any(axis=tuple(k for k in rank if k != axis))) for axis in rank)
+
     def shape_of(self, use: Use) -> tuple[int, ...]:
         """Returns the shape of what stays of a constant where one node reads it: rows of equal length."""
         mask = self.mask(use)

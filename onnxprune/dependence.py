@@ -72,7 +72,7 @@ _SHAPE_OF_FIRST = frozenset({"ScatterND", "ScatterElements", "Scatter", "TensorS
 def dependence(model: ir.Model) -> Dependence:
     """Return which values of the top-level graph do not depend on the inputs' data, and whose shapes do."""
     graph = model.graph
-    static = {name for name in graph.initializers}
+    static = set(graph.initializers)
     unsteady: set[str] = set()
     _walk(graph, static, unsteady, model.functions)
     return Dependence(frozenset(static), frozenset(unsteady))
@@ -163,6 +163,7 @@ def _draws(node: ir.Node, functions: Mapping[ir.OperatorIdentifier, ir.Function]
 
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """Return the graphs inside a node: branches, bodies of loops."""
     for attribute in node.attributes.values():
         if attribute.is_ref():
             continue

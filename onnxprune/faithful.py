@@ -13,20 +13,21 @@ same tensor, and `Serialized.tensors` gives the new ones.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import Message
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from onnxprune.errors import ModelError, quote
 
-__all__ = ["Original", "Serialized", "original_of", "to_ir", "to_proto"]
+__all__ = ["Original", "Serialized", "attributes", "graphs", "nodes", "original_of", "to_ir", "to_proto"]
 
 _KEY = "onnxprune.original"
 _TOKEN_BYTES = 16
@@ -79,11 +80,19 @@ def to_ir(original: Original) -> ir.Model:
     for number, value in enumerate(_initializers(model)):
         if value.const_value is not None:
             value.const_value.meta[_KEY] = (original, number)
-    for part in (model.graph, *model.functions.values()):
+    parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for part in parts:
         if not _is_sorted(part):
             part.sort()
     model.graph.meta[_KEY] = original
     return model
+
+
+def nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yields every node of a model, of inner graphs and functions too."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
 
 
 def _initializers(model: ir.Model) -> Iterator[ir.Value]:
@@ -105,12 +114,12 @@ def _is_sorted(part: ir.Graph | ir.Function) -> bool:
 # What onnx-ir refuses to read is taken out of a copy of the message, and put into the model again afterwards.
 def _digestible(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.SparseTensorProto]]:
     """Returns a message that onnx-ir can read, and the sparse tensors that marked placeholders stand for in it."""
-    if not any(map(_is_hard_graph, _graphs(proto))) and not any(map(_is_hard, _attributes(proto))):
+    if not any(map(_is_hard_graph, graphs(proto))) and not any(map(_is_hard, attributes(proto))):
         return proto, {}
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     sparse: dict[str, onnx.SparseTensorProto] = {}
-    for graph in _graphs(copy):
+    for graph in graphs(copy):
         for value in _declared(graph):
             if _holds_map(value.type):
                 value.ClearField("type")
@@ -134,16 +143,14 @@ def _declared(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
 def _holds_map(kind: onnx.TypeProto) -> bool:
     while (name := kind.WhichOneof("value")) in ("sequence_type", "optional_type"):
         kind = getattr(kind, name).elem_type
-    return name == "map_type"
+    return bool(name == "map_type")
 
 
 def _is_hard(attribute: onnx.AttributeProto) -> bool:
     return attribute.type in _HARD and not attribute.ref_attr_name
 
 
-def _soften(
-    node: onnx.NodeProto, attribute: onnx.AttributeProto, sparse: dict[str, onnx.SparseTensorProto]
-) -> None:
+def _soften(node: onnx.NodeProto, attribute: onnx.AttributeProto, sparse: dict[str, onnx.SparseTensorProto]) -> None:
     """Rewrites an attribute that onnx-ir cannot hold into one that it can."""
     where = f"{quote(node.op_type, 40)[1:-1]} (node {quote(node.name)}), attribute {quote(attribute.name)}"
     if attribute.type == onnx.AttributeProto.UNDEFINED:  # as models from before 2018 have it
@@ -161,12 +168,10 @@ def _soften(
 
 def _is_set(message: Message, field: str) -> bool:
     descriptor = message.DESCRIPTOR.fields_by_name[field]
-    return bool(getattr(message, field)) if descriptor.is_repeated else message.HasField(field)
+    return bool(getattr(message, field) if descriptor.is_repeated else message.HasField(field))
 
 
-def _placeholder(
-    tensor: onnx.SparseTensorProto, sparse: dict[str, onnx.SparseTensorProto]
-) -> onnx.TensorProto:
+def _placeholder(tensor: onnx.SparseTensorProto, sparse: dict[str, onnx.SparseTensorProto]) -> onnx.TensorProto:
     mark = f"{_KEY}.{secrets.token_hex(8)}"
     sparse[mark] = tensor
     return onnx.TensorProto(
@@ -179,21 +184,20 @@ def _put_sparse(model: ir.Model, sparse: dict[str, onnx.SparseTensorProto]) -> N
     for value in _initializers(model):
         if value.const_value is not None and (found := sparse.get(value.const_value.doc_string or "")):
             value.const_value = _dense(found)
-    for part in (model.graph, *model.functions.values()):
-        for node in part.all_nodes():
-            attribute = node.attributes.get("value")
-            if attribute is None or attribute.type != ir.AttributeType.TENSOR or attribute.is_ref():
-                continue
-            if found := sparse.get(attribute.as_tensor().doc_string or ""):
-                node.attributes["value"] = ir.AttrTensor("value", _dense(found))
+    for node in nodes(model):
+        attribute = node.attributes.get("value")
+        if attribute is None or attribute.type != ir.AttributeType.TENSOR or attribute.is_ref():
+            continue
+        if found := sparse.get(attribute.as_tensor().doc_string or ""):
+            node.attributes["value"] = ir.AttrTensor("value", _dense(found))
 
 
 def _dense(tensor: onnx.SparseTensorProto) -> ir.LazyTensor:
     """Returns a sparse tensor as one that is made dense whenever it is looked at."""
     values, indices, shape = tensor.values, tensor.indices, tuple(tensor.dims)
 
-    def compute() -> ir.Tensor:
-        filled, places = ir.from_proto(values).numpy(), ir.from_proto(indices).numpy()
+    def compute() -> ir.TensorProtocol:
+        filled, places = (ir.serde.deserialize_tensor(part).numpy() for part in (values, indices))
         dense = np.zeros(shape, filled.dtype)
         if places.ndim == 2:
             dense[tuple(places.T)] = filled
@@ -204,16 +208,17 @@ def _dense(tensor: onnx.SparseTensorProto) -> ir.LazyTensor:
     return ir.LazyTensor(compute, ir.DataType(values.data_type), ir.Shape(shape), name=values.name)
 
 
-def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+def graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """Yields every graph of a message, inner ones too."""
     yield proto.graph
-    for attribute in _attributes(proto):
+    for attribute in attributes(proto):
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
 
 
-def _attributes(proto: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
+def attributes(proto: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
+    """Yields every attribute of every node of a message, of inner graphs and functions too."""
     for node in _nodes(proto):
         yield from node.attribute
 
@@ -272,7 +277,8 @@ def _tokens(
             value.const_value = tensor
 
 
-# Messages are merged in place, `ours` being the original, `then` and `now` what onnx-ir made of the model.
+# -------------------------------------------------------------------------------------------------- merging
+# Messages are merged in place: `ours` is the original, `then` and `now` are what onnx-ir made of the model.
 def _merge(ours: Any, then: Any, now: Any) -> None:
     """Carries what differs between `then` and `now` over into `ours`."""
     if then == now:
@@ -280,45 +286,122 @@ def _merge(ours: Any, then: Any, now: Any) -> None:
     if isinstance(ours, onnx.TensorProto):
         ours.CopyFrom(now)
         return
+    if isinstance(ours, onnx.GraphProto):  # onnx-ir declares the type of every initializer: most models do not
+        constants, declared = {t.name for t in now.initializer}, {v.name for v in ours.value_info}
+        _drop(now.value_info, lambda value: value.name in constants and value.name not in declared)
     for field in ours.DESCRIPTOR.fields:
-        name = field.name
-        if field.is_repeated:
-            _merge_list(getattr(ours, name), getattr(then, name), getattr(now, name), _KEYS.get(field.message_type and field.message_type.name))
-        elif not now.HasField(name):
-            if then.HasField(name):
-                ours.ClearField(name)
-        elif field.message_type is None:
-            if not then.HasField(name) or getattr(then, name) != getattr(now, name):
-                setattr(ours, name, getattr(now, name))
-        elif then.HasField(name):
-            _merge(getattr(ours, name), getattr(then, name), getattr(now, name))
-        else:
-            getattr(ours, name).CopyFrom(getattr(now, name))
+        _merge_field(field.name, field.is_repeated, ours, then, now)
     if isinstance(ours, onnx.GraphProto):
         _settle_graph(ours, then, now)
-    elif isinstance(ours, onnx.NodeProto) and ours.op_type == "Constant" and len(ours.attribute) > len(now.attribute):
-        _drop(ours.attribute, lambda a: a.name == "sparse_value")  # it is a dense `value` now
+    elif isinstance(ours, onnx.NodeProto) and any(a.name == "value" for a in ours.attribute):
+        _drop(ours.attribute, lambda attribute: attribute.name == "sparse_value")  # it has become the dense `value`
 
 
-def _merge_list(ours: Any, then: Any, now: Any, key: Callable[[Any], Any] | None) -> None:
-    if len(then) == len(now) and all(map(eq, then, now)):
+def _merge_field(name: str, repeated: bool, ours: Any, then: Any, now: Any) -> None:
+    if repeated:
+        _merge_list(getattr(ours, name), getattr(then, name), getattr(now, name))
+    elif not now.HasField(name):
+        if then.HasField(name):
+            ours.ClearField(name)
+    elif not isinstance(getattr(now, name), Message):
+        if not then.HasField(name) or getattr(then, name) != getattr(now, name):
+            setattr(ours, name, getattr(now, name))
+    elif then.HasField(name):
+        _merge(getattr(ours, name), getattr(then, name), getattr(now, name))
+    else:
+        getattr(ours, name).CopyFrom(getattr(now, name))
+
+
+def _merge_list(ours: Any, then: Any, now: Any) -> None:
+    """Merges by key (name, output ...), place by place where there is no key, or takes `now` where neither fits."""
+    if then == now:
         return
-    if key is None and not (len(ours) and isinstance(ours[0], Message)):
-        del ours[:]
-        ours.extend(now)
+    sides = [[_key(each) for each in side] for side in (ours, then, now)]
+    if any(None in side or len(set(side)) < len(side) for side in sides):
+        if len(ours) == len(then) == len(now) and isinstance(now[0], Message):
+            for mine, old, new in zip(ours, then, now, strict=True):
+                _merge(mine, old, new)
+        else:
+            del ours[:]
+            ours.extend(now)
         return
-    ids = [[key(m) if key else None for m in side] for side in (ours, then, now)]
-    if any(len(set(side)) < len(side) for side in ids):
-        _merge_in_place(ours, then, now)
-        return
-    mine, old, new = (dict(zip(names, side, strict=True)) for names, side in zip(ids, (ours, then, now), strict=True))
-    _drop(ours, lambda m: key(m) in old and key(m) not in new)
-    order = [key(m) for m in ours]
-    before = 0
-    for name, message in new.items():
-        if name in mine:
-            if name in old:
-                _merge(mine[name], old[name], message)
+    before, after = dict(zip(sides[1], then, strict=True)), dict(zip(sides[2], now, strict=True))
+    _drop(ours, lambda each: _key(each) in before and _key(each) not in after)
+    mine = {_key(each): each for each in ours}
+    previous: Hashable = None
+    for key, new in after.items():
+        if key in mine:
+            if key in before:
+                _merge(mine[key], before[key], new)
             else:
-                mine[name].CopyFrom(message)
-            before = order.index(name) + 1 ...
+                mine[key].CopyFrom(new)
+        elif before.get(key) != new:
+            ours.insert(next((i + 1 for i, each in enumerate(ours) if _key(each) == previous), 0), new)
+        else:
+            continue
+        previous = key
+
+
+def _key(each: Any) -> Hashable:
+    """Returns what names a message among its like; None if nothing does."""
+    if isinstance(each, onnx.NodeProto):
+        return tuple(filter(None, each.output)) or None
+    if isinstance(each, onnx.FunctionProto):
+        return (each.domain, each.name, each.overload)
+    field = _KEYS.get(type(each))
+    return getattr(each, field) if field else None
+
+
+def _drop(messages: Any, unwanted: Callable[[Any], bool]) -> None:
+    for index in reversed(range(len(messages))):
+        if unwanted(messages[index]):
+            del messages[index]
+
+
+def _settle_graph(ours: onnx.GraphProto, then: onnx.GraphProto, now: onnx.GraphProto) -> None:
+    """Removes what the merge has made out of date: sparse forms of dense tensors, types that are declared twice."""
+    dense = {tensor.name for tensor in ours.initializer}
+    _drop(ours.sparse_initializer, lambda sparse: sparse.values.name in dense)
+    ends = dict(zip(chain(map(_key, then.input), map(_key, then.output)), chain(then.input, then.output), strict=True))
+    changed = {v.name: v for v in chain(now.input, now.output) if v.name in ends and ends[v.name].type != v.type}
+    for value in ours.value_info:
+        if value.name in changed:
+            value.type.CopyFrom(changed[value.name].type)
+
+
+_KEYS: dict[type, str] = {
+    onnx.TensorProto: "name",
+    onnx.ValueInfoProto: "name",
+    onnx.AttributeProto: "name",
+    onnx.StringStringEntryProto: "key",
+    onnx.OperatorSetIdProto: "domain",
+    onnx.TensorAnnotation: "tensor_name",
+}
+_PLAIN = frozenset(
+    (
+        onnx.AttributeProto.FLOAT,
+        onnx.AttributeProto.INT,
+        onnx.AttributeProto.STRING,
+        onnx.AttributeProto.TENSOR,
+        onnx.AttributeProto.FLOATS,
+        onnx.AttributeProto.INTS,
+        onnx.AttributeProto.STRINGS,
+    )
+)
+_HARD = frozenset(
+    (onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
+)
+_VALUE_FIELDS = {
+    "f": onnx.AttributeProto.FLOAT,
+    "i": onnx.AttributeProto.INT,
+    "s": onnx.AttributeProto.STRING,
+    "t": onnx.AttributeProto.TENSOR,
+    "g": onnx.AttributeProto.GRAPH,
+    "floats": onnx.AttributeProto.FLOATS,
+    "ints": onnx.AttributeProto.INTS,
+    "strings": onnx.AttributeProto.STRINGS,
+    "tensors": onnx.AttributeProto.TENSORS,
+    "graphs": onnx.AttributeProto.GRAPHS,
+    "sparse_tensor": onnx.AttributeProto.SPARSE_TENSOR,
+    "tp": onnx.AttributeProto.TYPE_PROTO,
+}

@@ -48,11 +48,11 @@ def read_model_file(path: Path) -> bytes:
     """
     name = quote(os.fspath(path), 300)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{name} is {_kind(path)}, not a file: give the path of the .onnx file")
         # Non-blocking and looked at again: what the path names may have been exchanged in between.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
+        with os.fdopen(handle, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise UsageError(f"{name} is not a regular file: give the path of the .onnx file")
@@ -61,7 +61,7 @@ def read_model_file(path: Path) -> bytes:
                     f"{name} has {status.st_size:,} bytes, more than the 2 GiB that a protobuf file can hold: "
                     "save the model with external data"
                 )
-            data = file.read(MAX_PROTO_BYTES)
+            data = file.read(status.st_size)
     except FileNotFoundError:
         raise UsageError(f"{name} does not exist: check the path") from None
     except PermissionError:
@@ -194,7 +194,7 @@ def regular_file(path: Path, what: str) -> DataFile:
         ModelError: it is a folder, a pipe or a device, or may not be read.
         OSError: as the system has it.
     """
-    status = os.stat(path)
+    status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{what} is {_kind(path)}, not a file")
     if not os.access(path, os.R_OK):

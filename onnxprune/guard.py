@@ -13,20 +13,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from onnxprune.errors import ModelError, quote
 from onnxprune.files import DataFile, foreign_format, truncation
 
 __all__ = ["MAX_DEPTH", "MAX_INLINED_NODES", "MAX_RANK", "MAX_SPARSE_BYTES", "Finder", "check_model", "parse"]
 
-MAX_DEPTH = 32
-"""Graphs inside graphs (If, Loop, Scan) deeper than this are refused: recursion over them must end."""
+MAX_DEPTH = 24
+"""Graphs inside graphs (If, Loop, Scan) deeper than this are refused: recursion must end, and protobuf's does at 32."""
 MAX_INLINED_NODES = 1_000_000
 """Functions that inline to more nodes than this are refused: calls that double at each level grow exponentially."""
 MAX_RANK = 64
@@ -97,46 +97,53 @@ def check_model(proto: onnx.ModelProto, files: Finder | None) -> None:
     Raises:
         ModelError: names what is wrong, where, and what to do.
     """
-    try:
-        if not proto.opset_import and proto.ir_version >= 3:
-            raise ModelError("the model imports no operator set: it is truncated or was not exported properly")
-        if not proto.graph.output:
-            raise ModelError("the model has no outputs: export it again")
-        context = _Context(files, set())
-        _check_graph(proto.graph, context, depth=0)
-        for function in proto.functions:
-            _check_function(function, context)
-        _check_calls(proto)
-    except UnicodeDecodeError:
-        raise ModelError("a name in the model is not valid UTF-8: the file is damaged, export it again") from None
+    if not proto.opset_import and proto.ir_version >= 3:
+        raise ModelError("the model imports no operator set: it is truncated or was not exported properly")
+    if not proto.graph.output:
+        raise ModelError("the model has no outputs: export it again")
+    _check_text(proto, "the model")
+    for opset in proto.opset_import:
+        _check_text(opset, "an operator set")
+    context = _Context(files, set())
+    _check_graph(proto.graph, context, depth=0)
+    for function in proto.functions:
+        _check_function(function, context)
+    _check_calls(proto)
 
 
 # -------------------------------------------------------------------------------------------------- graphs
 def _check_graph(graph: onnx.GraphProto, context: _Context, depth: int) -> set[str]:
     """Returns the names that a graph takes from the graphs around it."""
+    _check_text(graph, "a graph")
     where = f"graph {quote(graph.name)}"
     if depth > MAX_DEPTH:
         raise ModelError(f"{where} lies more than {MAX_DEPTH} graphs deep: flatten the nested If and Loop nodes")
     for tensor in graph.initializer:
+        _check_text(tensor, where)
         check_tensor(tensor, f"initializer {quote(tensor.name)}", context.files)
     for sparse in graph.sparse_initializer:
+        _check_text(sparse.values, where)
         _check_sparse(sparse, f"sparse initializer {quote(sparse.values.name)}", context.files)
     for value in chain(graph.input, graph.output, graph.value_info):
+        _check_text(value, where)
         _check_type(value.type, f"value {quote(value.name)}")
     given = _unique((v.name for v in graph.input), where, "input")
     constants = chain((t.name for t in graph.initializer), (s.values.name for s in graph.sparse_initializer))
     given |= _unique(filter(None, constants), where, "initializer")
-    return _check_body(graph.node, given, [v.name for v in graph.output], where, context, depth)
+    _unique((node.name for node in graph.node if node.name), where, "node")
+    return _check_body(graph.node, given, [v.name for v in graph.output], where, context, depth=depth)
 
 
 def _check_function(function: onnx.FunctionProto, context: _Context) -> None:
+    for message in (function, *function.opset_import, *function.value_info):
+        _check_text(message, "a function")
     where = f"function {quote(function.name)}"
     given = _unique(function.input, where, "input")
     _check_body(function.node, given, list(function.output), where, context, depth=0)
 
 
 def _check_body(
-    nodes: Sequence[onnx.NodeProto], given: set[str], results: list[str], where: str, context: _Context, depth: int
+    nodes: Sequence[onnx.NodeProto], given: set[str], results: list[str], where: str, context: _Context, *, depth: int
 ) -> set[str]:
     """Returns the names that a body of nodes takes from outside."""
     produced = _producers(nodes, given, where)
@@ -169,6 +176,7 @@ def _producers(nodes: Sequence[onnx.NodeProto], given: set[str], where: str) -> 
     """Returns the index of the node that produces each value."""
     produced: dict[str, int] = {}
     for index, node in enumerate(nodes):
+        _check_text(node, f"{where}, node {index}")
         if not node.op_type:
             raise ModelError(f"{where}: node {index} names no operator: the model is damaged, export it again")
         for name in node.output:
@@ -189,6 +197,7 @@ def _check_attributes(node: onnx.NodeProto, context: _Context, depth: int) -> se
     _unique((a.name for a in node.attribute), where, "attribute")
     used: set[str] = set()
     for attribute in node.attribute:
+        _check_text(attribute, where)
         kind = attribute.type
         if kind in _PLAIN or attribute.ref_attr_name:
             continue
@@ -240,6 +249,25 @@ def _check_order(
     stuck = next((index for index, count in enumerate(waiting) if count), None)
     if stuck is not None:
         raise ModelError(f"{_node(nodes[stuck])}: it waits for its own output, the graph has a cycle: export it again")
+
+
+def _check_text(message: Any, where: str) -> None:
+    """Passes a message whose texts are texts: protobuf gives what is not valid UTF-8 as bytes."""
+    kind = type(message)
+    if kind not in _TEXTS:
+        fields = [f for f in message.DESCRIPTOR.fields if f.type == f.TYPE_STRING]
+        _TEXTS[kind] = ([f.name for f in fields if not f.is_repeated], [f.name for f in fields if f.is_repeated])
+    single, repeated = _TEXTS[kind]
+    texts = chain(
+        (getattr(message, name) for name in single),
+        (text for name in repeated for text in getattr(message, name)),
+        (text for entry in getattr(message, "metadata_props", ()) for text in (entry.key, entry.value)),
+    )
+    if any(type(text) is bytes for text in texts):
+        raise ModelError(f"{where}: a name or text is not valid UTF-8: the file is damaged, export it again")
+
+
+_TEXTS: dict[type, tuple[list[str], list[str]]] = {}
 
 
 def _unique(names: Iterable[str], where: str, what: str) -> set[str]:
@@ -314,7 +342,7 @@ def check_tensor(tensor: onnx.TensorProto, where: str, files: Finder | None) -> 
     if tensor.HasField("raw_data"):
         filled.append("raw_data")
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        _check_external(tensor, dtype, count, where, files, filled)
+        _check_external(tensor, dtype, count, where, files=files, filled=filled)
         return
     if len(filled) > 1:
         raise ModelError(f"{where}: its data is there twice, as {filled[0]} and as {filled[-1]}: save the model again")
@@ -373,7 +401,7 @@ def _entries(dtype: ir.DataType, count: int) -> int:
 
 
 def _check_external(
-    tensor: onnx.TensorProto, dtype: ir.DataType, count: int, where: str, files: Finder | None, filled: list[str]
+    tensor: onnx.TensorProto, dtype: ir.DataType, count: int, where: str, *, files: Finder | None, filled: list[str]
 ) -> None:
     if filled:
         raise ModelError(f"{where}: its data is there twice, in a file and as {filled[0]}: save the model again")
@@ -389,7 +417,8 @@ def _check_external(
         )
     if files is None:
         raise ModelError(
-            f"{where}: its data lies in the file {quote(location, 200)}, of unknown folder: pass the model's path instead"
+            f"{where}: its data lies in the file {quote(location, 200)}, of unknown folder: "
+            "pass the path of the model instead"
         )
     file = files.find(location, where)
     start = offset or 0
@@ -423,7 +452,7 @@ def _check_sparse(sparse: onnx.SparseTensorProto, where: str, files: Finder | No
     shapes = ([*filled], [*filled, rank])
     if len(filled) != 1 or sparse.indices.data_type != ir.DataType.INT64 or list(sparse.indices.dims) not in shapes:
         raise ModelError(f"{where}: the shapes of its values and indices do not fit: export the model again")
-    indices = ir.from_proto(sparse.indices).numpy()
+    indices = ir.serde.deserialize_tensor(sparse.indices).numpy()
     limit = np.array(sparse.dims if indices.ndim == 2 else count)
     if indices.size and ((indices < 0).any() or (indices >= limit).any()):
         raise ModelError(f"{where}: an index lies outside its shape {list(sparse.dims)}: export the model again")
@@ -432,11 +461,14 @@ def _check_sparse(sparse: onnx.SparseTensorProto, where: str, files: Finder | No
 def _check_type(kind: onnx.TypeProto, where: str) -> None:
     """Passes a value's type whose element types exist."""
     for _ in range(MAX_DEPTH):
+        _check_text(kind, where)
         field = kind.WhichOneof("value")
         if field in ("tensor_type", "sparse_tensor_type"):
-            number = getattr(kind, field).elem_type
-            if number:
-                _dtype(number, where)
+            inner = getattr(kind, field)
+            if inner.elem_type:
+                _dtype(inner.elem_type, where)
+            for dim in inner.shape.dim:
+                _check_text(dim, where)
             return
         if field not in ("sequence_type", "optional_type"):
             return

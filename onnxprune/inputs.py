@@ -49,7 +49,8 @@ Kind = Literal["batch", "sequence", "picture"]
 Dim = str | tuple[int, int]
 """A dynamic dimension: its name, or axis and rank of a nameless one."""
 
-# What a dynamic length is tried with, in this order: pictures need room for five halvings, tokens a table that may be short, raw audio a long window.
+# What a dynamic length is tried with, in this order: pictures need room for five halvings, tokens a table that may be
+# short, raw audio a long window.
 _LENGTHS: dict[str, tuple[int, ...]] = {
     "picture": (64, 32, 96, 128, 224, 256, 384, 512, 640, 16, 28, 8, 48, 80, 800),
     "sequence": (
@@ -58,7 +59,8 @@ _LENGTHS: dict[str, tuple[int, ...]] = {
     ),
 }
 _TRIES = max(map(len, _LENGTHS.values()))
-# Batch and index of the length. A batch of 1 hides what broadcasts, so it comes late; the others are for frames folded into a batch.
+# Batch and index of the length. A batch of 1 hides what broadcasts, so it comes late; 4 and 8 are for models that fold
+# frames into the batch.
 _CANDIDATES = [*((b, t) for b in (2, 1) for t in range(_TRIES)), *((b, t) for b in (4, 8) for t in range(3))]
 FILLS: tuple[Fill, ...] = ("random", "full", "ones", "zeros")
 _LARGEST = 1 << 28  # elements of an input; the largest pictures and volumes stay well below
@@ -194,7 +196,7 @@ def _open(spec: InputSpec) -> list[int]:
 
 
 def _picture(spec: InputSpec) -> bool:
-    """Return whether the open axes are those of a picture: of four or more, the last, or all between batch and channels."""
+    """Return whether the open axes are a picture's: of four or more the last, or all between batch and channels."""
     if len(spec.shape) < 4 or spec.dtype.kind not in "fV":
         return spec.dtype.itemsize == 1 and len(spec.shape) >= 3
     return not isinstance(spec.shape[-1], int) or not any(isinstance(d, int) for d in spec.shape[1:-1])
@@ -211,7 +213,7 @@ def _totals(inputs: Sequence[InputSpec]) -> dict[str | None, tuple[str, str]]:
 
 
 def _dim(name: str | None, axis: int, rank: int) -> Dim:
-    """Return what tells a dynamic dimension apart: its name, else its place. A nameless axis 0 is one batch for all inputs."""
+    """Return what tells a dynamic dimension apart: its name, else its place. Nameless axes 0 are one batch."""
     if name is not None:
         return name
     return (axis, rank) if axis else (0, 0)
@@ -227,7 +229,7 @@ def _kind(name: str | None, axis: int, spatial: Kind) -> Kind:
 
 @functools.lru_cache(maxsize=256)
 def _formula(name: str | None) -> ast.expr | None:
-    """Return a dimension's name as a formula of other names ("past + 1", "floor(s0/2)"), None where it is just a name."""
+    """Return a dimension's name as a formula of other names ("past + 1", "floor(s0/2)"), None if it is just a name."""
     if name is None or len(name) > 200 or re.search(r"[A-Za-z_]-[A-Za-z_]", name):
         return None
     try:
@@ -313,10 +315,12 @@ def _spec(value: ir.Value) -> InputSpec:
     name = value.name or ""
     if value.type is not None and not isinstance(value.type, ir.TensorType):
         raise ModelError(
-            f"input {quote(name)} is a {value.type}, not a tensor: only tensors can be fed, give the graph tensor inputs"
+            f"input {quote(name)} is a {value.type}, and only tensors can be fed: give the graph tensor inputs"
         )
     if value.shape is None:
-        raise ModelError(f"input {quote(name)} declares no shape: write its dimensions into the model, open ones by name")
+        raise ModelError(
+            f"input {quote(name)} declares no shape: write its dimensions into the model, open ones by name"
+        )
     dtype = _numpy_type(value.dtype)
     bound, lengths = _bound(value) if dtype.kind in "iuf" else (None, False)
     return InputSpec(name, dtype, _declared(value.shape), bound, lengths)

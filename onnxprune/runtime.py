@@ -15,25 +15,69 @@ from typing import Self
 import onnx
 import onnxruntime as ort
 
-from onnxprune.errors import ModelError, ProviderError
+from onnxprune.errors import ModelError, ProviderError, quote
 
-__all__ = ["Clock", "first_line", "open_session"]
+__all__ = ["PROVIDERS", "Clock", "first_line", "memory_to_give", "open_session", "provider_names"]
 
 
-def open_session(proto: onnx.ModelProto, providers: Sequence[str]) -> ort.InferenceSession:
-    """Return an unoptimised session that cannot take more memory than this machine has to give.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "nv_tensorrt_rtx": "NvTensorRTRTXExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "dnnl": "DnnlExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "webgpu": "WebGpuExecutionProvider",
+}
+
+
+def provider_names(asked: Sequence[str]) -> tuple[str, ...]:
+    """Return onnxruntime's names of providers, in order; none asked for is the CPU.
+
+    Args:
+        asked: short names (`cpu`, `cuda`, ...) or onnxruntime's own.
+
+    Raises:
+        ProviderError: one is not there.
+    """
+    names = tuple(PROVIDERS.get(name.lower(), name) for name in asked) or ("CPUExecutionProvider",)
+    _require(names)
+    return names
+
+
+def _require(names: Sequence[str]) -> None:
+    there = ort.get_available_providers()
+    missing = [quote(name) for name in names if name not in there]
+    if missing:
+        raise ProviderError(
+            f"onnxruntime has no {missing[0]} here, it has {', '.join(there)}: "
+            "install the wheel that brings it, or ask for another provider"
+        )
+
+
+def open_session(
+    subject: onnx.ModelProto | Path, providers: Sequence[str], *, optimise: bool = False
+) -> ort.InferenceSession:
+    """Return a session that cannot take more memory than this machine has to give.
+
+    Args:
+        subject: a message, or the path of a model (one with external data).
+        providers: onnxruntime's names of execution providers, in order.
+        optimise: with all graph optimisations, as users run it, or with none.
 
     Raises:
         ModelError, ProviderError: onnxruntime does not take the graph.
     """
-    missing = [p for p in providers if p not in ort.get_available_providers()]
-    if missing:
-        raise ProviderError(
-            f"onnxruntime has no {missing[0]} here, it has {', '.join(ort.get_available_providers())}: "
-            "install the wheel that brings it, or ask for another provider"
-        )
+    _require(providers)
+    level = ort.GraphOptimizationLevel
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.use_deterministic_compute = True
     options.enable_mem_pattern = False
@@ -41,13 +85,15 @@ def open_session(proto: onnx.ModelProto, providers: Sequence[str]) -> ort.Infere
     if _bounded_memory():
         options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=list(providers), enable_fallback=0)
+        model = str(subject) if isinstance(subject, Path) else subject.SerializeToString()
+        session = ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
     except Exception as error:  # onnxruntime raises a class per status, protobuf its own
         raise _refusal(error) from error
     dropped = [p for p in providers if p not in session.get_providers()]
     if dropped:
         raise ProviderError(
-            f"onnxruntime could not start {dropped[0]}: mend its installation, or ask for another provider"
+            f"onnxruntime could not start {dropped[0]}, it runs on {', '.join(session.get_providers())}: "
+            "mend its installation, or ask for another provider"
         )
     return session
 
@@ -61,15 +107,15 @@ def _bounded_memory() -> bool:
     that ask for the environment's allocators see it.
     """
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    arena = ort.OrtArenaCfg({"max_mem": _memory_to_give(), "arena_extend_strategy": 1})
+    arena = ort.OrtArenaCfg({"max_mem": memory_to_give(), "arena_extend_strategy": 1})
     try:
         ort.create_and_register_allocator(memory, arena)
-    except Exception:  # noqa: BLE001  the program around us has registered one: it stays
+    except Exception:
         return False
     return True
 
 
-def _memory_to_give() -> int:
+def memory_to_give() -> int:
     """Return half of what is free, in bytes: of the machine, or of the container where that is less."""
     free = [1 << 34]
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -102,7 +148,7 @@ def _refusal(error: Exception) -> ModelError | ProviderError:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what onnxruntime says, without its own source files and codes, 400 characters at most."""
+    """Return the first line of what onnxruntime says: 400 characters at most, without its codes and source files."""
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text[:4000])
     text = re.sub(r"/\S*onnxruntime\S*\.(cc|h):\d+ .*?\)( const)? ", "", text)

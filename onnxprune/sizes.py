@@ -16,10 +16,10 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.coupling import Use, constants
+from onnxprune.constants import constants
 from onnxprune.cutting import Cutting
-from onnxprune.labels import Array, Reason
-from onnxprune.ops import Need, Unsupported, lookup
+from onnxprune.labels import Array
+from onnxprune.ops import Need, Scale, Unsupported, lookup
 from onnxprune.ops.movement import slice_bounds, sliced
 from onnxprune.tensors import Tensor
 
@@ -35,6 +35,8 @@ class Rewrite:
 
     edges: dict[Edge, np.ndarray] = field(default_factory=dict)
     attributes: dict[tuple[int, str], Any] = field(default_factory=dict)
+    scales: dict[tuple[int, int], float] = field(default_factory=dict)  # (node, output): factor behind it
+    factors: dict[Edge, float] = field(default_factory=dict)  # (node, input): factor on the constant there
     failed: dict[int, str] = field(default_factory=dict)
 
 
@@ -49,15 +51,12 @@ class _Sizes:
         self.trace = self.coupling.trace
         self.nodes = self.coupling.nodes
         self.producer = {v.name: i for i, n in enumerate(self.nodes) for v in n.outputs if v.name}
-        self.constants = {name for name, _ in constants(self.coupling.model.graph)}
+        self.constants = set(constants(self.coupling.model.graph))
         imports = self.coupling.model.graph.opset_imports
         self.opsets = {("" if d == "ai.onnx" else d): v for d, v in imports.items()}
         self.out = Rewrite()
         self.content: dict[str, Pair] = {}  # contents that the cut or an edit has changed
         self.private: set[Edge] = set()
-        self.uses: dict[int, dict[int, Use]] = {}
-        for use in self.coupling.uses:
-            self.uses.setdefault(use.node, {})[use.slot] = use
         self.entries: dict[Edge, dict[int, int]] = {}
 
     def run(self) -> Rewrite:
@@ -201,7 +200,13 @@ class _Sizes:
         self.private.add((index, slot))
 
     # ---------------------------------------------------------------- needs
-    def _meet(self, index: int, need: Need) -> None:
+    def _meet(self, index: int, need: Need | Scale) -> None:
+        if isinstance(need, Scale):
+            if need.output is not None:
+                self.out.scales[index, need.output] = need.factor
+            if need.slot is not None:
+                self.out.factors[index, need.slot] = need.factor
+            return
         if isinstance(need.where, str):
             self.out.attributes[index, need.where] = need.values
             return
@@ -314,6 +319,7 @@ class SizeSite:
         self._sizes, self.index = sizes, index
         self.node = sizes.nodes[index]
         self.op = self.node.op_type
+        self.approximate = sizes.coupling.approximate
         self.version = sizes.opsets.get("" if self.node.domain == "ai.onnx" else self.node.domain, 1)
 
     def attr(self, name: str, default: Any = None) -> Any:
@@ -347,7 +353,7 @@ class SizeSite:
 
     def new(self, slot: int, run: int = 0) -> tuple[int, ...]:
         """Returns the input's shape after the cut."""
-        use = self._sizes.uses.get(self.index, {}).get(slot)
+        use = self._sizes.coupling.uses_of.get(self.index, {}).get(slot)
         if use is not None:
             return self._sizes.cutting.shape_of(use)
         return self._sizes.cutting.new_shape(self.tensor(slot), self.old(slot, run))
@@ -382,8 +388,3 @@ class SizeSite:
         t = self.tensor(slot)
         return tuple(k for k in range(len(t.shape)) if self._sizes.cutting.is_cut(t, k))
 
-
-def failure_reason(cutting: Cutting, index: int, why: str) -> Reason:
-    """Returns why the labels at a node must be frozen after all."""
-    node = cutting.coupling.nodes[index]
-    return Reason(node.name or f"#{index}", node.op_type, why)

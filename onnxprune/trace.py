@@ -17,6 +17,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxprune import inputs as model_inputs
+from onnxprune.constants import Constants, constants
 from onnxprune.dependence import Dependence, captured, dependence, subgraphs
 from onnxprune.errors import ModelError, ProviderError, RunError, quote
 from onnxprune.runtime import Clock, first_line, open_session
@@ -32,7 +33,6 @@ _ZEROS_FROM = 1 << 30  # bytes of fed weights from which zeros (pages that nothi
 
 Feed = dict[str, np.ndarray]
 Pair = tuple[np.ndarray, np.ndarray]
-Constants = dict[str, ir.TensorProtocol]
 Fed = Literal["floats", "all", "none"]
 
 
@@ -78,13 +78,13 @@ def trace(
     model: ir.Model = getattr(source_or_model, "model", source_or_model)
     specs = model_inputs.specs(model)
     facts = dependence(model)
-    constants = _constants(model)
+    known = constants(model.graph)
     with Clock(timeout) as clock:
-        probe = _best_probe(model, constants, facts, providers)
+        probe = _best_probe(model, known, facts, providers)
         runner = _Runner(probe, specs, seed, clock)
         first = runner.first()
         second = runner.second(first, varies=bool(facts.unsteady))
-    return _collect(constants, probe, facts, first, second)
+    return _collect(known, probe, facts, first, second)
 
 
 # ---------------------------------------------------------------- the graph that is run
@@ -167,7 +167,7 @@ def _larger(dims: tuple[int, ...] | None) -> bool:
 
 
 def _skeleton(model: ir.Model, constants: Constants, fed: Fed) -> tuple[onnx.ModelProto, Feed, set[str]]:
-    """Return the model without outputs, value_info and large weights; the weights to feed; and which of these are zeros."""
+    """Return the model without outputs, value_info and large weights, these weights, and which of them are zeros."""
     graph = model.graph
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), producer_name="onnxprune")
     for domain, version in model.opset_imports.items():
@@ -197,24 +197,11 @@ def _skeleton(model: ir.Model, constants: Constants, fed: Fed) -> tuple[onnx.Mod
 
 
 def _is_fed(tensor: ir.TensorProtocol, fed: Fed) -> bool:
-    """Return whether a weight is fed as an input: small ones never, quantized ones only if they would not fit otherwise."""
+    """Return whether a weight is fed as an input: small ones never, quantized ones only if they would not fit."""
     if fed == "none" or tensor.size <= _FED_FROM:
         return False
     floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
     return tensor.dtype in floats or (fed == "all" and tensor.dtype in (ir.DataType.INT8, ir.DataType.UINT8))
-
-
-def _constants(model: ir.Model) -> Constants:
-    """Return the tensors of initializers and of Constant nodes, by name of the value."""
-    tensors = {name: v.const_value for name, v in model.graph.initializers.items() if v.const_value is not None}
-    for node in model.graph:
-        if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or not node.outputs[0].name:
-            continue
-        attribute = node.attributes.get("value")
-        tensor = ir.convenience.get_const_tensor(node.outputs[0]) if attribute is None else attribute.value
-        if tensor is not None:
-            tensors[node.outputs[0].name] = tensor
-    return tensors
 
 
 def _tensor(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
@@ -289,7 +276,7 @@ def _types(proto: onnx.ModelProto, names: Sequence[str], providers: Sequence[str
     others: set[str] = set()
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=False)
-    except Exception:  # noqa: BLE001  an inference that fails tells nothing; onnxruntime is asked next
+    except Exception:
         inferred = proto
     for info in inferred.graph.value_info:
         kind = info.type.WhichOneof("value")

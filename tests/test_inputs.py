@@ -54,7 +54,7 @@ def test_an_initializer_listed_as_input_is_not_fed() -> None:
 def test_a_sequence_input_is_refused_by_name() -> None:
     proto = ir.to_proto(model([], {"x": (FLOAT, [1])}))
     proto.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("boxes", FLOAT, None))
-    with pytest.raises(ModelError, match="'boxes'.*Sequence"):
+    with pytest.raises(ModelError, match=r"'boxes'.*Sequence"):
         inputs.specs(ir.from_proto(proto))
 
 
@@ -241,5 +241,5 @@ def test_sequence_lengths_are_between_one_and_the_length() -> None:
 
 def test_an_input_larger_than_any_real_one_is_refused_before_it_is_made() -> None:
     found = specs({"x": (FLOAT, [1 << 31])})
-    with pytest.raises(ModelError, match="'x'.*2147483648"):
+    with pytest.raises(ModelError, match=r"'x'.*2147483648"):
         inputs.sample(found, 0, inputs.sizes(found))

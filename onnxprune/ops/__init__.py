@@ -13,13 +13,14 @@ from onnxprune.ops import (
     reduction,
     sizes_in_graph,
 )
-from onnxprune.ops.registry import REGISTRY, Need, Node, Operator, Site, Sized, Unsupported, lookup, operator
+from onnxprune.ops.registry import REGISTRY, Need, Node, Operator, Scale, Site, Sized, Unsupported, lookup, operator
 
 __all__ = [
     "REGISTRY",
     "Need",
     "Node",
     "Operator",
+    "Scale",
     "Site",
     "Sized",
     "Unsupported",

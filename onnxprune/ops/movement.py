@@ -224,28 +224,40 @@ def couple_slice(op: Site) -> Tensor:
 def size_slice(op: Sized) -> Iterable[Need]:
     """Bounds on a cut axis become the ranks of the kept positions."""
     rank = len(op.old(0))
-    old, now = (slice_bounds(op, rank, 0), _arriving_bounds(op, rank))
-    if old is None or now is None:
+    old, now = [slice_bounds(op, rank, run) for run in (0, 1)], _arriving_bounds(op, rank)
+    if old[0] is None or old[1] is None or now is None:
         return
     starts, ends = {}, {}
-    for axis, (start, end, step) in old.items():
-        n, m = op.old(0)[axis], op.new(0)[axis]
-        if axis not in op.cut_axes(0) and all(now[run][axis] == (start, end, step) for run in (0, 1)):
+    for axis, bound in old[0].items():
+        kept_as_they_are = all(now[run][axis] == (bound, old[1][axis])[run] for run in (0, 1))
+        if axis not in op.cut_axes(0) and kept_as_they_are:
             continue
         if op.old(0)[axis] != op.old(0, 1)[axis]:
             continue  # a dynamic axis: its bounds are computed from sizes that the cut does not reach
-        rank_of = np.full(n, -1)
-        rank_of[op.kept(0, axis)] = np.arange(m)
-        taken = rank_of[sliced(n, start, end, step)]
-        taken = taken[taken >= 0]
-        if all(np.array_equal(sliced(m, *now[run][axis]), taken) for run in (0, 1)):
-            continue
-        if len(taken) > 1 and (np.diff(taken) != step).any():
-            raise Unsupported("a strided slice would take other indices after the cut")
-        starts[axis] = int(taken[0])
-        ends[axis] = int(taken[-1]) + step if step > 0 else int(taken[-1]) - 1 if taken[-1] > 0 else -m - 1
+        found = _new_bounds(op, axis, bound, [now[run][axis] for run in (0, 1)])
+        if found is not None:
+            if bound != old[1][axis]:
+                raise Unsupported("bounds on a cut axis vary at run time")
+            starts[axis], ends[axis] = found
     if starts:
         yield from _write_bounds(op, rank, starts, ends)
+
+
+def _new_bounds(
+    op: Sized, axis: int, bound: tuple[int, int, int], now: Sequence[tuple[int, int, int]]
+) -> tuple[int, int] | None:
+    """Returns the start and end that take the same living positions, None where those that arrive do."""
+    (n, m), step = (op.old(0)[axis], op.new(0)[axis]), bound[2]
+    rank_of = np.full(n, -1)
+    rank_of[op.kept(0, axis)] = np.arange(m)
+    taken = rank_of[sliced(n, *bound)]
+    taken = taken[taken >= 0]
+    if all(np.array_equal(sliced(m, *b), taken) for b in now):
+        return None
+    if not len(taken) or (np.diff(taken) != step).any():
+        raise Unsupported("a strided slice would take other indices after the cut")
+    end = int(taken[-1]) + step if step > 0 else int(taken[-1]) - 1 if taken[-1] > 0 else -m - 1
+    return int(taken[0]), end
 
 
 def _arriving_bounds(op: Sized, rank: int) -> list[dict[int, tuple[int, int, int]]] | None:

@@ -5,16 +5,17 @@ Spec: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html, https://onnx
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
-from onnxprune.ops.registry import Need, Site, Sized, operator
+from onnxprune.ops.registry import Need, Scale, Site, Sized, operator
 from onnxprune.tensors import Tensor, insert_axes
 
 batch_norm = operator("BatchNormalization", doc="channels with scale, bias, mean and variance; in training mode the other axes are tied")
 instance_norm = operator("InstanceNormalization", doc="channels with scale and bias; the other axes are tied")
 group_norm = operator("GroupNormalization", doc="whole norm groups; channels inside a group are tied")
 layer_norm = operator("LayerNormalization", doc="the normalised axes are tied (opened by --approximate)")
-rms_norm = operator("RMSNormalization", doc="the normalised axes are tied (opened by --approximate)")
+rms_norm = operator("RMSNormalization", doc="axes whose cut slots are zero can go: epsilon and scale restore the mean")
 
 
 def per_channel(op: Site, x: Tensor, *params: Tensor) -> Tensor:
@@ -71,7 +72,6 @@ def size_group_norm(op: Sized) -> Iterable[Need]:
 
 
 @layer_norm.coupling
-@rms_norm.coupling
 def couple_layer_norm(op: Site) -> list[Tensor]:
     """Mean and variance run over the normalised axes: none of their indices can go exactly."""
     rank = len(op[0].shape)
@@ -86,3 +86,37 @@ def couple_layer_norm(op: Site) -> list[Tensor]:
     return [y, *[Tensor(stats.shape, stats.arrays)] * (len(op.node.outputs) - 1)]
 
 
+
+
+@rms_norm.coupling
+def couple_rms_norm(op: Site) -> Tensor:
+    """A mean of squares: zero slots add nothing, and one factor restores what fewer slots change."""
+    return root_mean_square(op, op[0], 1)
+
+
+def root_mean_square(op: Site, x: Tensor, scale_slot: int) -> Tensor:
+    """Returns RMSNorm of `x`; its axes can be cut if their slots are zero and the scale is a constant to be rescaled."""
+    rank = len(x.shape)
+    axes = range(op.attr("axis", -1) % rank, rank)
+    able = op.approximate or scale_slot in op.direct
+    for axis in axes:
+        if not (able and (op.approximate or axis in x.zero)):
+            x = op.tie(x, axis, why="a mean of squares over slots that are not zero when cut")
+    y = op.unify(x, op[scale_slot], zero="any")
+    return Tensor(y.shape, y.arrays, frozenset(k for k in range(rank) if y.labelled(k) and (k in axes or k in x.zero)))
+
+
+@rms_norm.sizes
+def size_rms_norm(op: Sized) -> Iterable[Need | Scale]:
+    """With C' of C slots the mean of squares is C / C' times what it was: epsilon x C / C', scale x sqrt(C / C')."""
+    yield from restored_root_mean_square(op, 0, 1)
+
+
+def restored_root_mean_square(op: Sized, slot: int, scale_slot: int) -> Iterable[Need | Scale]:
+    """Yields the epsilon and the factor on the scale that make up for cut slots."""
+    rank = len(op.old(slot))
+    axes = range(op.attr("axis", -1) % rank, rank)
+    old, new = (math.prod(shape[k] for k in axes) for shape in (op.old(slot), op.new(slot)))
+    if old != new and not op.approximate:
+        yield Need("epsilon", op.attr("epsilon", 1e-5) * old / new)
+        yield Scale(math.sqrt(old / new), slot=scale_slot)

@@ -5,8 +5,11 @@ Spec: https://onnx.ai/onnx/operators/onnx__ReduceSum.html, https://onnx.ai/onnx/
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 from onnxprune.ops.pooling import resized
-from onnxprune.ops.registry import Site, Unsupported, operator
+from onnxprune.ops.registry import Scale, Site, Sized, Unsupported, operator
 from onnxprune.tensors import Tensor
 
 exact = operator(
@@ -14,7 +17,7 @@ exact = operator(
     size_slots=(1,),
     doc="the reduced axis can be cut where its slots are zero, else it is tied",
 )
-mean = operator("ReduceMean", size_slots=(1,), doc="the reduced axis is tied (opened by --approximate)")
+mean = operator("ReduceMean", size_slots=(1,), doc="the reduced axis can be cut where its slots are zero (a factor restores the mean), else it is tied")
 tying = operator(
     *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp"),
     size_slots=(1,),
@@ -50,11 +53,23 @@ def couple_exact(op: Site) -> Tensor:
 
 @mean.coupling
 def couple_mean(op: Site) -> Tensor:
-    """A mean divides by the number of slots, which the cut changes."""
+    """Zero slots add nothing to the sum; that it is divided by fewer slots is put right by a factor behind it."""
+    exact_or_opened = op[0] if not op.approximate else Tensor(op[0].shape, op[0].arrays, frozenset(range(len(op[0].shape))))
+    why = "a mean over slots that are not zero when cut"
     axes = reduced_axes(op, 18)
-    return op.reduce(
-        op[0], axes, keepdims=bool(op.attr("keepdims", 1)), exact=op.approximate, why="a mean over the axis"
-    )
+    return op.reduce(exact_or_opened, axes, keepdims=bool(op.attr("keepdims", 1)), exact=True, why=why)
+
+
+@mean.sizes
+def size_mean(op: Sized) -> Iterable[Scale]:
+    """Kept over old slots of the axes that are averaged."""
+    old, new = op.old(0), op.new(0)
+    given = op.before(1) if op.has(1) else None
+    axes = op.attr("axes", ()) if given is None else given.reshape(-1).tolist()
+    axes = axes or range(len(old))
+    kept = math.prod(new[k] for k in axes) / math.prod(old[k] for k in axes)
+    if kept != 1 and not op.approximate:
+        yield Scale(kept, output=0)
 
 
 @tying.coupling

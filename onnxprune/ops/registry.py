@@ -155,12 +155,22 @@ class Need:
     static: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A factor that restores a statistic over a cut axis: on an output (a Mul behind it) or on a constant input."""
+
+    factor: float
+    output: int | None = None
+    slot: int | None = None
+
+
 class Sized(Protocol):
     """One node as its size rule sees it, after the cut; `run` is 0 or 1."""
 
     node: ir.Node
     op: str
     version: int
+    approximate: bool
 
     def attr(self, name: str, default: Any = None) -> Any: ...
     def has(self, slot: int) -> bool: ...
@@ -176,7 +186,7 @@ class Sized(Protocol):
     def cut_axes(self, slot: int) -> tuple[int, ...]: ...
 
 
-SizeRule = Callable[[Any], Iterable[Need]]
+SizeRule = Callable[[Any], Iterable[Need | Scale]]
 MacsRule = Callable[[Node, Sequence[Shape | None], Sequence[Shape]], int]
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 

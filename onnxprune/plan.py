@@ -1,0 +1,90 @@
+"""The plan: which units go, as a file that can be read, kept and replayed bit for bit on the same model."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune.errors import DataError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """Units of one group that go, by their place in the group."""
+
+    name: str
+    units: int
+    cut: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """What stays of one constant where one node reads it: for each cut axis the kept indices of the original."""
+
+    name: str
+    node: int
+    slot: int
+    shape: tuple[int, ...]
+    kept: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which units of a model are cut.
+
+    Attributes:
+        model: SHA-256 of the model file that the plan was made for.
+        approximate: whether axes were opened that cannot be cut exactly.
+        frozen: numbers of nodes whose sizes could not be rewritten, so that their labels stay.
+        groups: all groups of the model.
+        tensors: kept indices of every constant that loses some.
+        options: what the plan was made with, for the record.
+    """
+
+    model: str
+    approximate: bool
+    frozen: tuple[int, ...]
+    groups: tuple[PlannedGroup, ...]
+    tensors: tuple[PlannedTensor, ...]
+    options: dict[str, Any]
+
+    def to_json(self) -> str:
+        """Returns the plan as JSON, the same text for the same plan."""
+        return json.dumps({"onnxprune_plan": VERSION, **asdict(self)}, indent=1, sort_keys=True) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the plan."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """Returns the plan in a file.
+
+        Raises:
+            DataError: the file is no plan.
+        """
+        try:
+            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+            if raw["onnxprune_plan"] != VERSION:
+                raise DataError(f"plan {path}: version {raw['onnxprune_plan']!r} is not {VERSION}; make it anew with --plan")
+            return Plan(
+                model=str(raw["model"]),
+                approximate=bool(raw["approximate"]),
+                frozen=tuple(int(n) for n in raw["frozen"]),
+                groups=tuple(PlannedGroup(str(g["name"]), int(g["units"]), tuple(map(int, g["cut"]))) for g in raw["groups"]),
+                tensors=tuple(
+                    PlannedTensor(
+                        str(t["name"]), int(t["node"]), int(t["slot"]), tuple(map(int, t["shape"])),
+                        {str(k): tuple(map(int, v)) for k, v in t["kept"].items()},
+                    )
+                    for t in raw["tensors"]
+                ),
+                options=dict(raw["options"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{path} is no plan that can be read ({type(error).__name__}); make one with --plan PATH") from error

@@ -1,0 +1,115 @@
+"""From a coupled model to a decided cut: score, allocate, and freeze what turns out to be impossible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxprune.coupling import Coupling
+from onnxprune.cutting import Cutting
+from onnxprune.errors import DataError
+from onnxprune.labels import Array, Reason
+from onnxprune.plan import Plan, PlannedGroup, PlannedTensor
+from onnxprune.sizes import Rewrite, rewrite_sizes
+from onnxprune.units import Units, find_units
+
+ROUNDS = 20
+
+
+def decide(coupling: Coupling, choose: Callable[[Units], Array]) -> tuple[Cutting, Rewrite, tuple[int, ...]]:
+    """Returns a cut whose sizes can be written, its edits, and the nodes whose labels had to be frozen for that.
+
+    Args:
+        coupling: the coupled model; labels are frozen in it where sizes cannot follow.
+        choose: returns the units to cut.
+    """
+    stuck: list[int] = []
+    for _ in range(ROUNDS):
+        units = find_units(coupling)
+        cutting = Cutting(units, choose(units))
+        rewrite = rewrite_sizes(cutting)
+        if not rewrite.failed:
+            return cutting, rewrite, tuple(stuck)
+        for index, why in rewrite.failed.items():
+            for node in [index] if index not in stuck else sorted(_sources(coupling, index)):
+                freeze_node(coupling, node, why)
+                stuck.append(node)
+    nothing = Cutting(find_units(coupling), np.zeros(0, np.int64))
+    return nothing, rewrite_sizes(nothing), tuple(stuck)
+
+
+def _sources(coupling: Coupling, index: int) -> set[int]:
+    """Returns the nodes that compute the data-independent inputs of a node: where a cut comes in that it can't follow."""
+    producer = {v.name: i for i, n in enumerate(coupling.nodes) for v in n.outputs}
+    found, open_ = {index}, [index]
+    while open_:
+        for v in coupling.nodes[open_.pop()].inputs:
+            source = producer.get(v.name) if v is not None else None
+            if source is not None and source not in found and v is not None and v.name in coupling.trace.static:
+                found.add(source)
+                open_.append(source)
+    return found
+
+
+def freeze_node(coupling: Coupling, index: int, why: str) -> None:
+    """Freezes every label that meets a node."""
+    node = coupling.nodes[index]
+    reason = Reason(node.name or f"#{index}", node.op_type, why)
+    around = [*coupling.seen[index], *(coupling.tensors.get(v.name or "") for v in node.outputs)]
+    for t in around:
+        for a in t.arrays if t is not None else ():
+            coupling.labels.freeze(a, reason)
+
+
+def make_plan(cutting: Cutting, stuck: Sequence[int], sha256: str, approximate: bool, options: dict[str, Any]) -> Plan:
+    """Returns the plan of a cut."""
+    dead = np.zeros(cutting.units.count + 1, bool)
+    dead[cutting.dead_units] = True
+    groups = tuple(
+        PlannedGroup(g.name, len(g), tuple(np.flatnonzero(dead[g.units]).tolist())) for g in cutting.units.groups
+    )
+    return Plan(sha256, approximate, tuple(stuck), groups, _tensors(cutting), options)
+
+
+def _tensors(cutting: Cutting) -> tuple[PlannedTensor, ...]:
+    found = []
+    for use in cutting.coupling.uses:
+        if cutting.touches(use):
+            kept = {
+                str(axis): tuple(keep.tolist())
+                for axis, keep in enumerate(cutting.kept_of(use))
+                if len(keep) < use.shape[axis]
+            }
+            found.append(PlannedTensor(use.name, use.node, use.slot, use.shape, kept))
+    return tuple(found)
+
+
+def replay(coupling: Coupling, plan: Plan, sha256: str) -> tuple[Cutting, Rewrite, tuple[int, ...]]:
+    """Returns the cut that a plan describes.
+
+    Raises:
+        DataError: the plan was made for another model, or by a program that sees this one otherwise.
+    """
+    if plan.model != sha256:
+        raise DataError(
+            f"the plan was made for another model (sha256 {plan.model[:12]}..., this one is {sha256[:12]}...); "
+            "apply it to the file it was made from"
+        )
+    for index in plan.frozen:
+        if not 0 <= index < len(coupling.nodes):
+            raise DataError(f"the plan names node {index}, the model has {len(coupling.nodes)}; make the plan anew")
+        freeze_node(coupling, index, "its sizes can't follow the cut")
+    units = find_units(coupling)
+    if [(g.name, len(g)) for g in units.groups] != [(g.name, g.units) for g in plan.groups]:
+        raise DataError("the plan's groups are not those of the model; make the plan anew with this version")
+    places = [np.array(g.cut, np.int64) for g in plan.groups]
+    if any(len(p) >= g.units or (len(p) and not 0 <= p.min() <= p.max() < g.units) for p, g in zip(places, plan.groups, strict=True)):
+        raise DataError("the plan cuts units that are not there, or all of a group; make the plan anew")
+    dead = np.concatenate([np.zeros(0, np.int64), *(g.units[p] for g, p in zip(units.groups, places, strict=True))])
+    cutting = Cutting(units, np.unique(dead))
+    rewrite = rewrite_sizes(cutting)
+    if rewrite.failed or _tensors(cutting) != plan.tensors:
+        raise DataError("the plan's kept indices don't fit its groups; make the plan anew with this version")
+    return cutting, rewrite, plan.frozen
