@@ -287,8 +287,9 @@ def _merge(ours: Any, then: Any, now: Any) -> None:
         ours.CopyFrom(now)
         return
     if isinstance(ours, onnx.GraphProto):  # onnx-ir declares the type of every initializer: most models do not
-        constants, declared = {t.name for t in now.initializer}, {v.name for v in ours.value_info}
-        _drop(now.value_info, lambda value: value.name in constants and value.name not in declared)
+        declared = {value.name for value in ours.value_info}
+        here = {t.name for t in now.initializer}.union(*(node.output for node in then.node)) - declared
+        _drop(now.value_info, lambda value: value.name in here)
     for field in ours.DESCRIPTOR.fields:
         _merge_field(field.name, field.is_repeated, ours, then, now)
     if isinstance(ours, onnx.GraphProto):

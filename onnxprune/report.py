@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -25,7 +25,9 @@ __all__ = [
     "OutputFidelity",
     "Report",
     "Validation",
+    "by_reason",
     "read",
+    "units_of",
     "write",
 ]
 
@@ -226,6 +228,21 @@ class Inspection:
         return _from_dict(cls, values)
 
 
+def by_reason(frozen: Sequence[FrozenRow]) -> list[tuple[str, int, list[FrozenRow]]]:
+    """Returns each reason once, with the number of channels that it freezes and its rows, the largest first."""
+    rows: dict[str, list[FrozenRow]] = {}
+    for row in frozen:
+        rows.setdefault(row.why, []).append(row)
+    found = [(why, sum(row.channels for row in own), own) for why, own in rows.items()]
+    return sorted(found, key=lambda each: -each[1])
+
+
+def units_of(groups: Sequence[GroupRow]) -> Count:
+    """Returns how many units there are, and how many are left."""
+    total = sum(group.units for group in groups)
+    return Count(total, total - sum(group.cut for group in groups))
+
+
 # -------------------------------------------------------------------------------------------------- files
 def read(path: str | os.PathLike[str]) -> Report:
     """Returns the report in a JSON file.
@@ -297,8 +314,9 @@ def _plain(value: Any) -> Any:
 
 
 def _from_dict(kind: type[_T], values: Mapping[str, Any]) -> _T:
-    if values.get("version") != VERSION:
-        raise DataError(f"the report is of version {values.get('version')!r}, not {VERSION}: make it anew with --report")
+    found = values.get("version")
+    if found != VERSION:
+        raise DataError(f"the report is of version {str(found)[:20]!r}, not {VERSION}: make it anew with --report")
     try:
         record: _T = _typed(kind, values, "the report")
     except RecursionError:

@@ -235,7 +235,8 @@ def _families(coupling: Coupling, of_label: Array, groups: list[Group], count: i
 
     for d in coupling.labels.derivations:
         for row in np.unique(of_label[d.children], axis=0):
-            add(row)
+            if (row != row[0]).any():  # a parent of one unit goes with it
+                add(row)
     for t in coupling.tensors.values():
         for a in t.arrays:
             add(of_label[a])

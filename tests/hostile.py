@@ -167,7 +167,7 @@ def _unreadable(folder: Path) -> Path:
     return path
 
 
-def _external(location: str = "model.data", *, cut: int = 0, **entries: str) -> Callable[[Path], Path]:
+def external(location: str = "model.data", *, cut: int = 0, **entries: str) -> Callable[[Path], Path]:
     """Returns a writer of a model with external data: `cut` bytes short, and with these entries in its first tensor."""
 
     def writer(folder: Path) -> Path:
@@ -182,7 +182,7 @@ def _external(location: str = "model.data", *, cut: int = 0, **entries: str) -> 
 
 
 def _missing_data(folder: Path) -> Path:
-    path = _external()(folder)
+    path = external()(folder)
     (folder / "model.data").unlink()
     return path
 
@@ -196,7 +196,7 @@ def _data_is_a_pipe(folder: Path) -> Path:
 def _escaping_link(folder: Path) -> Path:
     home = folder / "home"
     home.mkdir()
-    path = _external()(home)
+    path = external()(home)
     (home / "model.data").rename(folder / "outside.data")
     (home / "model.data").symlink_to("../outside.data")
     return path
@@ -204,7 +204,7 @@ def _escaping_link(folder: Path) -> Path:
 
 def _escaping_folder(folder: Path) -> Path:
     (folder / "home").mkdir()
-    path = _external("sub/model.data")(folder / "home")
+    path = external("sub/model.data")(folder / "home")
     (folder / "outside").mkdir()
     (folder / "home" / "model.data").rename(folder / "outside" / "model.data")
     (folder / "home" / "sub").symlink_to("../outside")
@@ -216,15 +216,16 @@ def snapshot(folder: Path) -> Path:
     blobs, shot = folder / "blobs", folder / "snapshots" / "abc"
     blobs.mkdir()
     shot.mkdir(parents=True)
-    path = _external()(shot)
+    path = external()(shot)
     for name, blob in (("model.onnx", "0a1b"), ("model.data", "2c3d")):
         (shot / name).rename(blobs / blob)
         (shot / name).symlink_to(f"../../blobs/{blob}")
     return path
 
 
-def _hard_linked(folder: Path) -> Path:
-    path = _external()(folder)
+def hard_linked(folder: Path) -> Path:
+    """Returns a model whose data file has a second name."""
+    path = external()(folder)
     (folder / "again.data").hardlink_to(folder / "model.data")
     return path
 
@@ -506,7 +507,7 @@ def _file_cases() -> list[Case]:
 
 def _external_cases() -> list[Case]:
     cases = [
-        _bad(5, f"data at {location[:20]!r}", _external(location), says)
+        _bad(5, f"data at {location[:20]!r}", external(location), says)
         for location, says in (
             ("../x", "outside"),
             ("/etc/passwd", "no relative path"),
@@ -523,20 +524,20 @@ def _external_cases() -> list[Case]:
             _bad(6, "data linked to outside", _escaping_link, "leads outside"),
             _bad(6, "folder linked to outside", _escaping_folder, "leads outside"),
             Case(6, "Hugging Face snapshot", snapshot, frozenset({0})),
-            Case(7, "hard-linked data", _hard_linked, frozenset({0})),
+            Case(7, "hard-linked data", hard_linked, frozenset({0})),
             _bad(8, "data file is a pipe", _data_is_a_pipe, "pipe"),
         ]
     return [
         *cases,
         _bad(8, "data file missing", _missing_data, "missing"),
-        _bad(8, "data file truncated", _external(cut=1), "truncated"),
-        _bad(9, "length too long", _external(length="516"), "516"),
-        _bad(9, "length too short", _external(length="508"), "508"),
-        _bad(9, "offset negative", _external(offset="-4"), "offset"),
-        _bad(9, "length negative", _external(length="-512"), "length"),
-        _bad(9, "offset past the end", _external(offset="1000000"), "truncated"),
-        _bad(9, "offset of 10^30", _external(offset="1" + "0" * 30), "offset"),
-        _bad(9, "length in words", _external(length="many"), "length"),
+        _bad(8, "data file truncated", external(cut=1), "truncated"),
+        _bad(9, "length too long", external(length="516"), "516"),
+        _bad(9, "length too short", external(length="508"), "508"),
+        _bad(9, "offset negative", external(offset="-4"), "offset"),
+        _bad(9, "length negative", external(length="-512"), "length"),
+        _bad(9, "offset past the end", external(offset="1000000"), "truncated"),
+        _bad(9, "offset of 10^30", external(offset="1" + "0" * 30), "offset"),
+        _bad(9, "length in words", external(length="many"), "length"),
         Case(10, "overlapping ranges", _overlapping, frozenset({0})),
     ]
 
@@ -606,7 +607,7 @@ def _command_cases() -> list[Case]:
     plain = _model(sound)
     cases = [
         Case(37, "output is the input", plain, frozenset({2}), options=to("{folder}/model.onnx")),
-        Case(37, "output is the data file", _external(), frozenset({2}), options=to("{folder}/model.data")),
+        Case(37, "output is the data file", external(), frozenset({2}), options=to("{folder}/model.data")),
         Case(37, "output is a folder", blocked, frozenset({2}), options=to("{folder}/taken")),
         Case(38, "output folder missing", plain, frozenset({7}), options=to("{folder}/none/out.onnx")),
     ]
