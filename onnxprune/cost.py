@@ -19,7 +19,11 @@ from onnxprune.units import Units
 def batch_size(coupling: Coupling) -> int:
     """Returns the batch of the first run if the model's batch is dynamic, else 1: costs are told for one sample."""
     trace = coupling.trace
-    sizes = {tuple(trace.shapes[n][r][0] if trace.shapes[n][r] else 0 for r in (0, 1)) for n in trace.feeds[0] if n in trace.shapes}
+    sizes = {
+        tuple(trace.shapes[n][r][0] if trace.shapes[n][r] else 0 for r in (0, 1))
+        for n in trace.feeds[0]
+        if n in trace.shapes
+    }
     if len(sizes) == 1:
         (first, second) = sizes.pop()
         if first != second:

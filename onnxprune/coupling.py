@@ -103,7 +103,9 @@ class _Walk:
         self.readers = Counter(v.name for n in self.graph for v in n.inputs if v is not None)
         self.leaves: dict[str, Tensor] = {}
         self.uniform: dict[str, bool] = {}
-        self.pinned = {v.name for v in self.graph.outputs} | {name for n in self.graph for g in subgraphs(n) for name in captured(g)}
+        self.pinned = {v.name for v in self.graph.outputs} | {
+            name for n in self.graph for g in subgraphs(n) for name in captured(g)
+        }
 
     def run(self) -> Coupling:
         for v in self.graph.inputs:
@@ -132,8 +134,11 @@ class _Walk:
         version = self.graph.opset_imports.get(node.domain, 1) if node.domain not in ("", "ai.onnx") else self._opset()
         site = Site(node, version, self.trace, self.out.labels, inputs, where, self.approximate)
         site.direct = frozenset(
-            k for k, v in enumerate(node.inputs)
-            if v is not None and v.name in self.constants and v.name not in self.pinned
+            k
+            for k, v in enumerate(node.inputs)
+            if v is not None
+            and v.name in self.constants
+            and v.name not in self.pinned
             and (self.readers[v.name] == 1 or self._is_uniform(v.name))
         )
         outputs = self._apply(site, where)
@@ -186,7 +191,15 @@ class _Walk:
             pair = self.trace.shapes.get(v.name or "")
             values = self.trace.values.get(v.name or "")
             t = None if pair is None else Tensor(pair[0])
-            if t and v.name and values and pair and pair[0] == pair[1] and values[0].dtype.kind in "fV" and self._same(values):
+            if (
+                t
+                and v.name
+                and values
+                and pair
+                and pair[0] == pair[1]
+                and values[0].dtype.kind in "fV"
+                and self._same(values)
+            ):
                 t = _leaf(self.out.labels, t.shape, zero=False)
                 self.out.folded.append(Folded(v.name, t))
             outputs.append(t)

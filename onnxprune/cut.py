@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxprune.constants import constants, is_constant
 from onnxprune.coupling import Use
 from onnxprune.cutting import Cutting
+from onnxprune.edit import add_constant, free_name, replace_constant
 from onnxprune.ops.quantized import zero_point_slot
 from onnxprune.sizes import Rewrite
 
@@ -46,8 +47,6 @@ class _Editor:
         self.graph = self.model.graph
         self.nodes = list(self.graph)
         self.tensors = constants(self.graph)
-        self.names = {v.name for n in self.nodes for v in n.outputs} | {v.name for v in self.graph.inputs}
-        self.names |= set(self.graph.initializers)
         self.holders = {n.outputs[0].name: n for n in self.nodes if is_constant(n)}
 
     def constants(
@@ -66,9 +65,9 @@ class _Editor:
             for k, same in enumerate(variants.values()):
                 tensor = self._changed(name, same[0], change, shape_of(same[0]))
                 if k == 0 and not whole:
-                    self._replace(name, tensor)
+                    replace_constant(self.model, name, tensor)
                 else:
-                    fresh = self._add(name, tensor, self.nodes[same[0].node])
+                    fresh = add_constant(self.model, name, tensor, self.nodes[same[0].node])
                     for use in same:
                         self.nodes[use.node].replace_input_with(use.slot, fresh)
 
@@ -86,42 +85,18 @@ class _Editor:
         old = self.tensors[name]
 
         def make() -> ir.Tensor:
-            return ir.Tensor(np.ascontiguousarray(change(use, old.numpy())), dtype=old.dtype, name=old.name, doc_string=old.doc_string)
+            return ir.Tensor(
+                np.ascontiguousarray(change(use, old.numpy())),
+                dtype=old.dtype,
+                name=old.name,
+                doc_string=old.doc_string,
+            )
 
         if old.nbytes < LAZY_FROM:
             return make()
-        return ir.LazyTensor(make, dtype=old.dtype, shape=ir.Shape(shape), name=old.name or name, doc_string=old.doc_string)
-
-    def _replace(self, name: str, tensor: ir.TensorProtocol) -> None:
-        value = self._value(name)
-        if name in self.graph.initializers:
-            value.const_value = tensor
-        else:
-            self.holders[name].attributes.clear()
-            self.holders[name].attributes["value"] = ir.AttrTensor("value", tensor)
-        if value.shape is not None:
-            value.shape = ir.Shape(tensor.shape)
-
-    def _add(self, name: str, tensor: ir.TensorProtocol, before: ir.Node) -> ir.Value:
-        """Returns a new constant: an initializer, or a Constant node where old IR wants initializers among the inputs."""
-        fresh = self.free_name(name)
-        value = ir.Value(name=fresh, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        tensor.name = fresh
-        if self.model.ir_version >= 4:
-            self.graph.register_initializer(value)
-            return value
-        node = ir.node("Constant", [], attributes={"value": tensor}, name=fresh)
-        node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = fresh, value.type, value.shape
-        self.graph.insert_before(before, node)
-        return node.outputs[0]
-
-    def free_name(self, name: str) -> str:
-        """Returns a name that nothing in the graph has yet, made from `name`."""
-        k = 1
-        while (fresh := f"{name}_pruned_{k}") in self.names:
-            k += 1
-        self.names.add(fresh)
-        return fresh
+        return ir.LazyTensor(
+            make, dtype=old.dtype, shape=ir.Shape(shape), name=old.name or name, doc_string=old.doc_string
+        )
 
     def blanked(self, use: Use, values: np.ndarray) -> np.ndarray:
         """Returns a constant with its cut elements at zero."""
@@ -152,7 +127,7 @@ class _Editor:
             old = outputs[f.name]
             content = self.coupling.trace.values[f.name][0][np.ix_(*kept)]
             readers = list(old.uses())
-            fresh = self._add(f.name, ir.Tensor(np.ascontiguousarray(content)), readers[0].node)
+            fresh = add_constant(self.model, f.name, ir.Tensor(np.ascontiguousarray(content)), readers[0].node)
             for reader in readers:
                 reader.node.replace_input_with(reader.idx, fresh)
 
@@ -166,10 +141,10 @@ class _Editor:
             key = (name, repr(content.shape).encode() + content.tobytes())
             only = old is not None and old.name in self.tensors and len(old.uses()) == 1 and not old.is_graph_input()
             if only and not (old is not None and old.is_graph_output()):
-                self._replace(name, ir.Tensor(content, name=self.tensors[name].name))
+                replace_constant(self.model, name, ir.Tensor(content, name=self.tensors[name].name))
                 continue
             if key not in made or self.model.ir_version < 4:
-                made[key] = self._add(name, ir.Tensor(content), node)
+                made[key] = add_constant(self.model, name, ir.Tensor(content), node)
             if slot >= len(node.inputs):
                 node.resize_inputs(slot + 1)
             node.replace_input_with(slot, made[key])
@@ -180,14 +155,18 @@ class _Editor:
             node = self.nodes[index]
             value = node.inputs[slot]
             assert value is not None and value.name is not None
-            old = value.const_value if value.name in self.graph.initializers else self.holders[value.name].attributes["value"].as_tensor()
+            old = (
+                value.const_value
+                if value.name in self.graph.initializers
+                else self.holders[value.name].attributes["value"].as_tensor()
+            )
             assert old is not None
             scaled = (old.numpy().astype(np.float64) * factor).astype(old.numpy().dtype)
             tensor = ir.Tensor(scaled, dtype=old.dtype, name=old.name, doc_string=old.doc_string)
             if len(value.uses()) == 1 and not value.is_graph_output():
-                self._replace(value.name, tensor)
+                replace_constant(self.model, value.name, tensor)
             else:
-                node.replace_input_with(slot, self._add(value.name, tensor, node))
+                node.replace_input_with(slot, add_constant(self.model, value.name, tensor, node))
 
     def scales(self, rewrite: Rewrite) -> None:
         """Puts a Mul behind outputs that need a factor; what it gives has the output's old name."""
@@ -196,9 +175,9 @@ class _Editor:
             old = node.outputs[k]
             name = str(old.name)
             dtype = self.coupling.trace.dtypes[name]
-            number = self._add(f"{name}_restored_by", ir.Tensor(np.array(factor, dtype)), node)
-            old.name = self.free_name(f"{name}_of_kept")
-            mul = ir.node("Mul", [old, number], name=self.free_name(f"{node.name or name}_restored"))
+            number = add_constant(self.model, f"{name}_restored_by", ir.Tensor(np.array(factor, dtype)), node)
+            old.name = free_name(self.model, f"{name}_of_kept")
+            mul = ir.node("Mul", [old, number], name=free_name(self.model, f"{node.name or name}_restored"))
             restored = mul.outputs[0]
             restored.name, restored.type, restored.shape = name, old.type, old.shape
             self.graph.insert_after(node, mul)

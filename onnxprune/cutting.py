@@ -49,7 +49,9 @@ class Cutting:
 
     def new_shape(self, t: Tensor, old: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape after the cut where the shape before was `old` (of this run or another)."""
-        return tuple(n * len(self.kept(t, k)) // m if m else n for k, (n, m) in enumerate(zip(old, t.shape, strict=True)))
+        return tuple(
+            n * len(self.kept(t, k)) // m if m else n for k, (n, m) in enumerate(zip(old, t.shape, strict=True))
+        )
 
     def mask(self, use: Use) -> np.ndarray:
         """Returns which elements of a constant live where one node reads it."""

@@ -79,7 +79,9 @@ class Result:
         files = save(self.model, target, external=bool(self._source.data_files), check=check)
         size = Count(self.report.size.before, sum(f.stat().st_size for f in files))
         validation = found[0] if found else None
-        warnings = self.report.warnings if self.report.validation else (*self.report.warnings, *collapse_warnings(validation))
+        warnings = (
+            self.report.warnings if self.report.validation else (*self.report.warnings, *collapse_warnings(validation))
+        )
         self.report = replace(self.report, output=str(target), size=size, validation=validation, warnings=warnings)
         return self.report
 
@@ -160,8 +162,15 @@ def prune(
             check_output(Path(output), source, in_place)
     coupling = _coupled(source, plan.approximate if plan else approximate, seed, providers, clock)
     options = {
-        "ratio": ratio, "criterion": criterion or "l1", "compensate": compensate, "allocation": allocation,
-        "include": list(include), "exclude": list(exclude), "align": align, "approximate": approximate, "seed": seed,
+        "ratio": ratio,
+        "criterion": criterion or "l1",
+        "compensate": compensate,
+        "allocation": allocation,
+        "include": list(include),
+        "exclude": list(exclude),
+        "align": align,
+        "approximate": approximate,
+        "seed": seed,
     }
     with clock.stage("plan"):
         if plan is not None:
@@ -176,7 +185,9 @@ def prune(
             raise NothingToPruneError(_why_nothing(cutting.units, ratio, include, exclude))
     with clock.stage("cut"):
         pruned = source.model.clone() if dry_run else cut(cutting, rewrite)
-    judge = Judge(source.model, cutting, providers, seed, exact=not coupling.approximate, external=bool(source.data_files))
+    judge = Judge(
+        source.model, cutting, providers, seed, exact=not coupling.approximate, external=bool(source.data_files)
+    )
     made = make_plan(cutting, stuck, source.sha256, coupling.approximate, options)
     report = _report(source, cutting, pruned, options, clock)
     result = Result(pruned, made, report, source, judge if validate and not dry_run else None)
@@ -187,7 +198,9 @@ def prune(
             result.save(output, in_place=in_place)
         elif result._judge is not None:
             validation = result._judge.judge(pruned)
-            result.report = replace(report, validation=validation, warnings=(*report.warnings, *collapse_warnings(validation)))
+            result.report = replace(
+                report, validation=validation, warnings=(*report.warnings, *collapse_warnings(validation))
+            )
     result.report = replace(result.report, seconds=dict(clock.seconds))
     return result
 
@@ -295,7 +308,11 @@ def _group_rows(cutting: Cutting) -> tuple[GroupRow, ...]:
     rows = []
     for k, group in enumerate(units.groups):
         members = dict.fromkeys(units.coupling.uses[u].name for u, _ in group.members)
-        rows.append(GroupRow(group.name, len(group), int(dead[group.units].sum()), tuple(members), float(macs[k]), float(params[k])))
+        rows.append(
+            GroupRow(
+                group.name, len(group), int(dead[group.units].sum()), tuple(members), float(macs[k]), float(params[k])
+            )
+        )
     return tuple(rows)
 
 
@@ -357,7 +374,9 @@ def _why_nothing(units: Units, ratio: float, include: Sequence[str], exclude: Se
         most = max(len(g) for g in units.groups)
         return f"nothing to prune: ratio {ratio} cuts no whole unit (the largest group has {most}); give a higher ratio"
     rows = _frozen_rows(units)
-    reasons = "; ".join(f"{r.op or 'graph'} {r.node}: {r.why}" for r in rows[:3]) or "no weight makes channels that could go"
+    reasons = (
+        "; ".join(f"{r.op or 'graph'} {r.node}: {r.why}" for r in rows[:3]) or "no weight makes channels that could go"
+    )
     return f"nothing to prune: every channel is frozen ({reasons}); `onnxprune inspect` lists all reasons"
 
 

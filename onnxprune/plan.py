@@ -71,15 +71,22 @@ class Plan:
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
             if raw["onnxprune_plan"] != VERSION:
-                raise DataError(f"plan {path}: version {raw['onnxprune_plan']!r} is not {VERSION}; make it anew with --plan")
+                raise DataError(
+                    f"plan {path}: version {raw['onnxprune_plan']!r} is not {VERSION}; make it anew with --plan"
+                )
             return Plan(
                 model=str(raw["model"]),
                 approximate=bool(raw["approximate"]),
                 frozen=tuple(int(n) for n in raw["frozen"]),
-                groups=tuple(PlannedGroup(str(g["name"]), int(g["units"]), tuple(map(int, g["cut"]))) for g in raw["groups"]),
+                groups=tuple(
+                    PlannedGroup(str(g["name"]), int(g["units"]), tuple(map(int, g["cut"]))) for g in raw["groups"]
+                ),
                 tensors=tuple(
                     PlannedTensor(
-                        str(t["name"]), int(t["node"]), int(t["slot"]), tuple(map(int, t["shape"])),
+                        str(t["name"]),
+                        int(t["node"]),
+                        int(t["slot"]),
+                        tuple(map(int, t["shape"])),
                         {str(k): tuple(map(int, v)) for k, v in t["kept"].items()},
                     )
                     for t in raw["tensors"]
@@ -87,4 +94,6 @@ class Plan:
                 options=dict(raw["options"]),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path} is no plan that can be read ({type(error).__name__}); make one with --plan PATH") from error
+            raise DataError(
+                f"{path} is no plan that can be read ({type(error).__name__}); make one with --plan PATH"
+            ) from error

@@ -10,7 +10,7 @@ from onnxprune.coupling import Use
 from onnxprune.criteria import Criterion
 from onnxprune.labels import Array
 from onnxprune.tensors import spans
-from onnxprune.units import Group, Units
+from onnxprune.units import Units
 
 Scores = npt.NDArray[np.float64]
 

@@ -61,12 +61,22 @@ class _Sizes:
 
     def run(self) -> Rewrite:
         for _ in range(PASSES):
-            before = (len(self.out.edges), len(self.out.attributes), sum(map(len, self.entries.values())), len(self.private))
+            before = (
+                len(self.out.edges),
+                len(self.out.attributes),
+                sum(map(len, self.entries.values())),
+                len(self.private),
+            )
             self.content.clear()
             self.out.failed.clear()
             for index, node in enumerate(self.nodes):
                 self._visit(index, node)
-            after = (len(self.out.edges), len(self.out.attributes), sum(map(len, self.entries.values())), len(self.private))
+            after = (
+                len(self.out.edges),
+                len(self.out.attributes),
+                sum(map(len, self.entries.values())),
+                len(self.private),
+            )
             if before == after:
                 break
         return self.out
@@ -153,7 +163,9 @@ class _Sizes:
     def _store(self, name: str, pair: Pair) -> None:
         """Remembers contents that are not what the value should hold."""
         expected = self._expected(name)
-        if expected is not None and all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(pair, expected, strict=True)):
+        if expected is not None and all(
+            np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(pair, expected, strict=True)
+        ):
             return
         self.content[name] = pair
 
@@ -161,13 +173,19 @@ class _Sizes:
         """Computes a data-independent node again from what arrives."""
         results: list[list[np.ndarray]] = []
         for run in (0, 1):
-            feeds = {v.name: self.arriving(index, slot, run) for slot, v in enumerate(node.inputs) if v is not None and v.name}
+            feeds = {
+                v.name: self.arriving(index, slot, run)
+                for slot, v in enumerate(node.inputs)
+                if v is not None and v.name
+            }
             if any(f is None for f in feeds.values()):
                 return
             try:
                 proto = self._edited(index, node)
                 results.append(ReferenceEvaluator(proto, opsets=self.opsets).run(None, feeds))
-            except Exception as error:  # the reference is foreign code: whatever it raises, this node cannot be followed
+            except (
+                Exception
+            ) as error:  # the reference is foreign code: whatever it raises, this node cannot be followed
                 self.out.failed[index] = f"can't be evaluated after the cut ({type(error).__name__})"
                 return
         outputs = [v for v in node.outputs if v.name]
@@ -217,7 +235,10 @@ class _Sizes:
             if now[0] is not None and now[1] is not None and now[0].shape == a.shape:
                 wrong = np.flatnonzero((now[0] != a).reshape(-1) | (now[1] != b).reshape(-1))
                 edits: dict[Edge, dict[int, int]] = {}
-                if all(self._trace_back(index, slot, int(k), int(a.reshape(-1)[k]), int(b.reshape(-1)[k]), edits) for k in wrong):
+                if all(
+                    self._trace_back(index, slot, int(k), int(a.reshape(-1)[k]), int(b.reshape(-1)[k]), edits)
+                    for k in wrong
+                ):
                     self._apply(edits)
                     return
         static = need.static if need.static is not None else a if a.shape == b.shape and np.array_equal(a, b) else None
@@ -387,4 +408,3 @@ class SizeSite:
         """Returns the axes of an input that lose positions."""
         t = self.tensor(slot)
         return tuple(k for k in range(len(t.shape)) if self._sizes.cutting.is_cut(t, k))
-

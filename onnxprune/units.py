@@ -112,7 +112,12 @@ def _components(labels: Labels, rectangles: list[Array], reasons: Array) -> Arra
 
 
 def _attempt(
-    labels: Labels, rectangles: list[Array], free_from_end: int, *, best: Array | None = None, component: Array | None = None
+    labels: Labels,
+    rectangles: list[Array],
+    free_from_end: int,
+    *,
+    best: Array | None = None,
+    component: Array | None = None,
 ) -> _Attempt:
     """Ties every rectangle along all axes but one, counted from its end (or as `best` says for its component)."""
     classes = labels.classes.copy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -118,7 +118,10 @@ class Judge:
         types = {np.dtype(t).itemsize for t in self.cutting.coupling.trace.dtypes.values() if np.dtype(t).kind in "fV"}
         if 2 in types:
             base = HALF_TOLERANCE
-        if any("Quantize" in n.op_type or "QLinear" in n.op_type or "Integer" in n.op_type for n in self.cutting.coupling.nodes):
+        if any(
+            "Quantize" in n.op_type or "QLinear" in n.op_type or "Integer" in n.op_type
+            for n in self.cutting.coupling.nodes
+        ):
             base = QUANTIZED_TOLERANCE
         return base if error <= base else max(base, NOISE_FACTOR * self._noise())
 
@@ -137,9 +140,14 @@ class Judge:
         """Yields, for each float output, how far it moved from the original's."""
         same_size = [k for k in range(len(found)) if not (k == 1 and self.sizes == 2)]
         for name, first in self.reference[0].items():
-            if first.dtype.kind not in "fV" or any(self.reference[k][name].shape != found[k][name].shape for k in same_size):
+            if first.dtype.kind not in "fV" or any(
+                self.reference[k][name].shape != found[k][name].shape for k in same_size
+            ):
                 continue
-            a, b = (np.concatenate([np.asarray(o[k][name], np.float64).reshape(-1) for k in same_size]) for o in (self.reference, found))
+            a, b = (
+                np.concatenate([np.asarray(o[k][name], np.float64).reshape(-1) for k in same_size])
+                for o in (self.reference, found)
+            )
             ok = np.isfinite(a) & np.isfinite(b)
             a, b = a[ok], b[ok]
             norm = np.linalg.norm(a)
@@ -183,7 +191,9 @@ def check_structure(subject: Path | ir.Model, original: ir.Model) -> None:
         onnx.checker.check_model(str(subject))
     except onnx.checker.ValidationError as error:
         if not _refused(original):
-            raise ValidationError(f"the pruned model is not valid ({first_line(error)}); nothing was written") from error
+            raise ValidationError(
+                f"the pruned model is not valid ({first_line(error)}); nothing was written"
+            ) from error
 
 
 def _refused(original: ir.Model) -> bool:
@@ -214,7 +224,11 @@ def _weights(model: ir.Model) -> int:
 
 
 def run_all(
-    subject: Path | onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], providers: Sequence[str], *, optimise: bool = True
+    subject: Path | onnx.ModelProto,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    providers: Sequence[str],
+    *,
+    optimise: bool = True,
 ) -> list[Outputs]:
     """Returns the outputs for each feed."""
     session = open_session(subject, providers, optimise=optimise)
@@ -224,5 +238,3 @@ def run_all(
 
 def _shapes(feed: Feed) -> str:
     return ", ".join(f"{name} {list(v.shape)}" for name, v in feed.items())
-
-

@@ -10,11 +10,17 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from onnxprune.labels import Array
+from onnxprune.ops.linear import linear_conv
 from onnxprune.ops.registry import Need, Node, Shape, Site, Sized, Unsupported, operator
 from onnxprune.tensors import Tensor
 
-conv = operator("Conv", doc="input channels with weight axis 1, output channels with weight axis 0 and bias; groups as rectangles")
-conv_transpose = operator("ConvTranspose", doc="input channels with weight axis 0, output channels with axis 1 and bias")
+conv = operator(
+    "Conv", doc="input channels with weight axis 1, output channels with weight axis 0 and bias; groups as rectangles"
+)
+conv_transpose = operator(
+    "ConvTranspose", doc="input channels with weight axis 0, output channels with axis 1 and bias"
+)
+conv.linear(linear_conv)
 
 
 @conv.coupling
@@ -77,7 +83,9 @@ def _grouped(op: Site, x: Tensor, w: Tensor, w_slot: int, group: int, transposed
     else:
         op.derive(heads, owner) if owner.shape[2] > 1 else op.labels.union(heads, owner)
     op.remember(o)
-    op.claims[w_slot] = _weight_arrays(o[0], heads[0] if c is None else c[0], w.shape, len(op.shape(w_slot)), transposed)
+    op.claims[w_slot] = _weight_arrays(
+        o[0], heads[0] if c is None else c[0], w.shape, len(op.shape(w_slot)), transposed
+    )
     y = Tensor((n, group * outs), (o.reshape(1, -1),) if o.size > 1 else (), frozenset({1}))
     return op.tidy(y)
 

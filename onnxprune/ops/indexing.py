@@ -12,7 +12,11 @@ import numpy as np
 from onnxprune.ops.registry import Need, Site, Sized, operator
 from onnxprune.tensors import Tensor
 
-gather = operator("Gather", size_slots=(1,), doc="constant indices move labels; computed ones tie the axis (an embedding's other axis passes)")
+gather = operator(
+    "Gather",
+    size_slots=(1,),
+    doc="constant indices move labels; computed ones tie the axis (an embedding's other axis passes)",
+)
 gather_nd = operator("GatherND", size_slots=(1,), doc="the indexed axes are tied, the others pass")
 scatter_nd = operator("ScatterND", size_slots=(1,), doc="the indexed axes are tied, the others unify with the updates")
 

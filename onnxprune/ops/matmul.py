@@ -10,12 +10,15 @@ from string import ascii_letters
 
 import numpy as np
 
+from onnxprune.ops.linear import linear_gemm, linear_matmul
 from onnxprune.ops.registry import Node, Shape, Site, Unsupported, operator
 from onnxprune.tensors import Tensor, drop_axes, insert_axes
 
 matmul = operator("MatMul", doc="contracts the inner axes; batch axes are tied by broadcasting")
 gemm = operator("Gemm", doc="contracts the inner axes; the addend is elementwise")
 einsum = operator("Einsum", doc="contracts the letters that are not in the result")
+matmul.linear(linear_matmul)
+gemm.linear(linear_gemm)
 
 
 @matmul.coupling

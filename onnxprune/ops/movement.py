@@ -12,7 +12,9 @@ import numpy as np
 from onnxprune.ops.registry import Need, Site, Sized, Unsupported, operator
 from onnxprune.tensors import Tensor, drop_axes, insert_axes
 
-reshape = operator("Reshape", size_slots=(1,), doc="labels are reshaped; arrays that fall into one block of axes are joined")
+reshape = operator(
+    "Reshape", size_slots=(1,), doc="labels are reshaped; arrays that fall into one block of axes are joined"
+)
 flatten = operator("Flatten", doc="as Reshape")
 transpose = operator("Transpose", doc="labels are transposed")
 squeeze = operator("Squeeze", size_slots=(1,), doc="labels keep their axes")
@@ -273,7 +275,9 @@ def _arriving_bounds(op: Sized, rank: int) -> list[dict[int, tuple[int, int, int
             return None
         keys = range(starts.size) if axes is None else [int(k) % rank for k in axes.reshape(-1)]
         strides = [1] * starts.size if steps is None else steps.reshape(-1).tolist()
-        found.append({k: (int(a), int(b), int(s)) for k, a, b, s in zip(keys, starts.reshape(-1), ends.reshape(-1), strides)})
+        found.append(
+            {k: (int(a), int(b), int(s)) for k, a, b, s in zip(keys, starts.reshape(-1), ends.reshape(-1), strides)}
+        )
     return found
 
 
@@ -286,7 +290,9 @@ def _write_bounds(op: Sized, rank: int, starts: dict[int, int], ends: dict[int, 
             for run in (0, 1):
                 now = op.arriving(slot, run)
                 assert now is not None
-                values.append(np.array([fresh.get(k, n) for k, n in zip(order, now.reshape(-1))], now.dtype).reshape(now.shape))
+                values.append(
+                    np.array([fresh.get(k, n) for k, n in zip(order, now.reshape(-1))], now.dtype).reshape(now.shape)
+                )
             if any(not np.array_equal(v, op.arriving(slot, run)) for run, v in enumerate(values)):
                 yield Need(slot, tuple(values))
         else:
@@ -338,7 +344,9 @@ def couple_pad(op: Site) -> Tensor:
             t = op.take(t, axis, index, fill_zero=zero)
         elif not zero:
             t = Tensor(t.shape, t.arrays)
-    return Tensor(shape, t.arrays, t.zero if zero or not pads.any() else frozenset(k for k in t.zero if pads[:, k].any()))
+    return Tensor(
+        shape, t.arrays, t.zero if zero or not pads.any() else frozenset(k for k in t.zero if pads[:, k].any())
+    )
 
 
 def _mode(op: Site) -> str:

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from onnxprune.ops.registry import Need, Scale, Site, Sized, operator
 from onnxprune.tensors import Tensor, insert_axes
 
-batch_norm = operator("BatchNormalization", doc="channels with scale, bias, mean and variance; in training mode the other axes are tied")
+batch_norm = operator(
+    "BatchNormalization", doc="channels with scale, bias, mean and variance; in training mode the other axes are tied"
+)
 instance_norm = operator("InstanceNormalization", doc="channels with scale and bias; the other axes are tied")
 group_norm = operator("GroupNormalization", doc="whole norm groups; channels inside a group are tied")
 layer_norm = operator("LayerNormalization", doc="the normalised axes are tied (opened by --approximate)")
@@ -84,8 +86,6 @@ def couple_layer_norm(op: Site) -> list[Tensor]:
         y = op.tie(y, *range(axis, rank), why="mean and variance run over the axis")
         stats = op.reduce(y, range(axis, rank), keepdims=True, exact=False)
     return [y, *[Tensor(stats.shape, stats.arrays)] * (len(op.node.outputs) - 1)]
-
-
 
 
 @rms_norm.coupling

@@ -13,7 +13,9 @@ from onnxprune.labels import Array
 from onnxprune.ops.registry import Need, Node, Shape, Site, Sized, Unsupported, operator
 from onnxprune.tensors import Tensor
 
-cells = operator("LSTM", "GRU", "RNN", doc="hidden units with their rows in every gate, the recurrent columns and the states")
+cells = operator(
+    "LSTM", "GRU", "RNN", doc="hidden units with their rows in every gate, the recurrent columns and the states"
+)
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 PEEPHOLES = 3
 SILENT = {"Tanh", "Relu", "LeakyRelu", "Affine", "ScaledTanh", "ThresholdedRelu", "Softsign", "Elu"}  # f(0) = 0

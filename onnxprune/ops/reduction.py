@@ -17,7 +17,11 @@ exact = operator(
     size_slots=(1,),
     doc="the reduced axis can be cut where its slots are zero, else it is tied",
 )
-mean = operator("ReduceMean", size_slots=(1,), doc="the reduced axis can be cut where its slots are zero (a factor restores the mean), else it is tied")
+mean = operator(
+    "ReduceMean",
+    size_slots=(1,),
+    doc="the reduced axis can be cut where its slots are zero (a factor restores the mean), else it is tied",
+)
 tying = operator(
     *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp"),
     size_slots=(1,),
@@ -54,7 +58,9 @@ def couple_exact(op: Site) -> Tensor:
 @mean.coupling
 def couple_mean(op: Site) -> Tensor:
     """Zero slots add nothing to the sum; that it is divided by fewer slots is put right by a factor behind it."""
-    exact_or_opened = op[0] if not op.approximate else Tensor(op[0].shape, op[0].arrays, frozenset(range(len(op[0].shape))))
+    exact_or_opened = (
+        op[0] if not op.approximate else Tensor(op[0].shape, op[0].arrays, frozenset(range(len(op[0].shape))))
+    )
     why = "a mean over slots that are not zero when cut"
     axes = reduced_axes(op, 18)
     return op.reduce(exact_or_opened, axes, keepdims=bool(op.attr("keepdims", 1)), exact=True, why=why)

@@ -98,7 +98,9 @@ class Site(Node, Verbs):
         self.inputs = list(inputs)
         self.claims: dict[int, tuple[np.ndarray, ...]] = {}
         self.produced: list[np.ndarray] = []
-        self.direct: frozenset[int] = frozenset()  # inputs that are constants used here only: their labels may be claimed
+        self.direct: frozenset[int] = (
+            frozenset()
+        )  # inputs that are constants used here only: their labels may be claimed
 
     def __getitem__(self, slot: int) -> Tensor:
         """Returns the labelled input; raises Unsupported where it is absent."""
@@ -216,6 +218,7 @@ class Operator:
         self.coupling: Slot[Callable[[Site], Output]] = Slot(f"coupling of {what}")
         self.macs: Slot[MacsRule] = Slot(f"MACs of {what}")
         self.sizes: Slot[SizeRule] = Slot(f"sizes of {what}")
+        self.linear: Slot[Callable[[Node], Any]] = Slot(f"matrix of {what}")  # see ops/linear.py
 
 
 REGISTRY: dict[tuple[str, str], Operator] = {}

@@ -12,10 +12,14 @@ import numpy as np
 from onnxprune.ops.registry import Need, Site, Sized, operator
 from onnxprune.tensors import Tensor, lift
 
-shape = operator("Shape", "Size", doc="no labels, nothing freezes: sizes are rewritten where they are wrong after the cut")
+shape = operator(
+    "Shape", "Size", doc="no labels, nothing freezes: sizes are rewritten where they are wrong after the cut"
+)
 range_ = operator("Range", size_slots=(0, 1, 2), doc="no labels")
 constant_of_shape = operator("ConstantOfShape", size_slots=(0,), doc="axes of constant size follow what they meet")
-expand = operator("Expand", size_slots=(1,), doc="labels pass; an input-independent axis that is made follows what it meets")
+expand = operator(
+    "Expand", size_slots=(1,), doc="labels pass; an input-independent axis that is made follows what it meets"
+)
 
 
 @shape.coupling
@@ -78,8 +82,14 @@ def size_expand(op: Sized) -> Iterable[Need]:
         new, source = op.new_out(0, run), op.new(0, run)
         lead = len(new) - target.size
         padded = (1,) * (len(new) - len(source)) + tuple(source)
-        good = [t == new[k + lead] or (t == 1 and padded[k + lead] == new[k + lead]) for k, t in enumerate(target.tolist())]
-        wanted.append(np.array([t if g else new[k + lead] for k, (t, g) in enumerate(zip(target, good, strict=True))], target.dtype))
+        good = [
+            t == new[k + lead] or (t == 1 and padded[k + lead] == new[k + lead]) for k, t in enumerate(target.tolist())
+        ]
+        wanted.append(
+            np.array(
+                [t if g else new[k + lead] for k, (t, g) in enumerate(zip(target, good, strict=True))], target.dtype
+            )
+        )
         static.append([1 if n == m else n for n, m in zip(new, padded, strict=True)])
     if any(not np.array_equal(w, op.arriving(1, run)) for run, w in enumerate(wanted)):
         yield Need(1, tuple(wanted), np.array(static[0], np.int64) if static[0] == static[1] else None)

@@ -1,0 +1,200 @@
+"""The linear layers of a coupled model: where they stand, what labels they read, and which branch is added to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from onnxprune.constants import constants
+from onnxprune.coupling import Coupling, Use
+from onnxprune.labels import Array
+from onnxprune.ops import Node, Unsupported, lookup
+from onnxprune.ops.linear import Linear
+
+PASSING = {"Identity", "Dropout"}
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear node with a constant weight.
+
+    Attributes:
+        index: the node's number.
+        view: its weight, inputs and outputs as matrices.
+        use: the weight.
+        labels: (g, f) label of each input feature, -1 where it has none.
+        rows: (g, o) label of each output, -1 where it has none.
+        bias: where a bias of its own can be written: (node, slot, name or None, shape); None where there is no place.
+        other: the branch that is added behind it, and the factors its output gets on the way there.
+    """
+
+    index: int
+    view: Linear
+    use: Use
+    labels: Array
+    rows: Array
+    bias: Bias | None
+    other: Branch | None
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A constant over the outputs that is added behind a linear node, or the empty slot for one."""
+
+    node: int
+    slot: int
+    name: str | None
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """The value added to a layer's output, which passed `factor` (broadcast against the output) on the way."""
+
+    name: str
+    factor: np.ndarray
+
+
+def find_layers(coupling: Coupling) -> list[Layer]:
+    """Returns the linear nodes whose weight is a float constant of their own, in node order."""
+    return _Finder(coupling).layers()
+
+
+class _Finder:
+    def __init__(self, coupling: Coupling) -> None:
+        self.coupling = coupling
+        self.tensors = constants(coupling.model.graph)
+        self.readers: dict[str, list[tuple[int, int]]] = {}
+        self.producer: dict[str, int] = {}
+        for index, node in enumerate(coupling.nodes):
+            for slot, v in enumerate(node.inputs):
+                if v is not None and v.name:
+                    self.readers.setdefault(v.name, []).append((index, slot))
+            for v in node.outputs:
+                if v.name:
+                    self.producer[v.name] = index
+        self.outputs = {v.name for v in coupling.model.graph.outputs}
+
+    def layers(self) -> list[Layer]:
+        found = (self._layer(index) for index in range(len(self.coupling.nodes)))
+        return [layer for layer in found if layer is not None]
+
+    def _layer(self, index: int) -> Layer | None:
+        node = self.coupling.nodes[index]
+        home = lookup(node)
+        if home is None or home.linear.rule is None or node.domain not in ("", "ai.onnx"):
+            return None
+        try:
+            view: Linear | None = home.linear.rule(Node(node, self._version, self.coupling.trace))
+        except Unsupported:
+            return None
+        if view is None or not self._own(index, view.weight) or self._is_static(node.inputs[0]):
+            return None
+        name = node.inputs[view.weight].name
+        tensor = self.tensors[name]
+        if not tensor.dtype.is_floating_point():
+            return None
+        use = self.coupling.uses_of.get(index, {}).get(view.weight)
+        shape = tuple(int(n) for n in tensor.shape)
+        use = use or Use(index, view.weight, str(name), shape, ())
+        matrix = view.matrix(np.empty(shape, bool))
+        features, rows = self._labels(use, view, matrix.shape)
+        return Layer(index, view, use, features, rows, self._bias(index, view, matrix.shape), self._branch(index, view))
+
+    @cached_property
+    def _version(self) -> int:
+        imports = self.coupling.model.graph.opset_imports
+        return imports.get("", imports.get("ai.onnx", 1))
+
+    def _own(self, index: int, slot: int) -> bool:
+        """Returns whether an input is a constant that nothing else reads."""
+        inputs = self.coupling.nodes[index].inputs
+        v = inputs[slot] if slot < len(inputs) else None
+        return (
+            v is not None and v.name in self.tensors and len(self.readers[v.name]) == 1 and v.name not in self.outputs
+        )
+
+    def _is_static(self, value: object) -> bool:
+        return getattr(value, "name", None) in self.coupling.trace.static
+
+    def _labels(self, use: Use, view: Linear, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """Returns the labels of input features (g, f) and of outputs (g, o)."""
+        features, rows = np.full((shape[0], shape[2]), -1), np.full((shape[0], shape[1]), -1)
+        for a in use.arrays:
+            full = view.matrix(np.broadcast_to(a, use.shape))
+            if (full == full[:, :1]).all() and not (full == full[:, :, :1]).all():
+                features = np.where(features < 0, full[:, 0], features)
+            elif (full == full[:, :, :1]).all() and not (full == full[:, :1]).all():
+                rows = full[:, :, 0]
+        return features, rows
+
+    def _bias(self, index: int, view: Linear, shape: tuple[int, ...]) -> Bias | None:
+        """Returns where a bias over the outputs stands or may stand."""
+        outs = shape[0] * shape[1]
+        if view.bias is not None:
+            node = self.coupling.nodes[index]
+            if view.bias >= len(node.inputs) or node.inputs[view.bias] is None:
+                return Bias(index, view.bias, None, (outs,))
+            return self._constant_bias(index, view.bias, outs)
+        y = self.coupling.nodes[index].outputs[0].name
+        readers = self.readers.get(y or "", [])
+        if len(readers) == 1 and y not in self.outputs and self.coupling.nodes[readers[0][0]].op_type == "Add":
+            return self._constant_bias(readers[0][0], 1 - readers[0][1], outs)
+        return None
+
+    def _constant_bias(self, index: int, slot: int, outs: int) -> Bias | None:
+        v = self.coupling.nodes[index].inputs[slot]
+        if v is None or not self._own(index, slot):
+            return None
+        shape = tuple(int(n) for n in self.tensors[v.name].shape)
+        return (
+            Bias(index, slot, v.name, shape) if int(np.prod(shape)) == outs and max(shape, default=0) == outs else None
+        )
+
+    def _branch(self, index: int, view: Linear) -> Branch | None:
+        """Returns the branch that is added to the output, behind per-channel factors and constants, if it is there earlier."""
+        node = self.coupling.nodes[index]
+        name, rank = node.outputs[0].name, len(self.coupling.trace.shapes[node.outputs[0].name or ""][0])
+        factor = np.ones((1,) * rank)
+        while name is not None and name not in self.outputs and len(self.readers.get(name, [])) == 1:
+            at, slot = self.readers[name][0]
+            step = self.coupling.nodes[at]
+            other = step.inputs[1 - slot] if len(step.inputs) == 2 and slot < 2 else None
+            if step.op_type in PASSING:
+                pass
+            elif step.op_type == "BatchNormalization" and slot == 0 and not step.attributes.get("training_mode"):
+                scale, var = (self._constant(step.inputs[k]) for k in (1, 4))
+                if scale is None or var is None:
+                    return None
+                epsilon = step.attributes["epsilon"].as_float() if "epsilon" in step.attributes else 1e-5
+                factor = factor * (scale / np.sqrt(var + epsilon)).reshape([-1 if k == 1 else 1 for k in range(rank)])
+            elif (
+                step.op_type == "Mul"
+                and other is not None
+                and (c := self._constant(other)) is not None
+                and c.ndim <= rank
+            ):
+                factor = factor * c
+            elif step.op_type == "Add" and other is not None and other.name in self.tensors:
+                pass
+            elif step.op_type == "Add" and other is not None and other.name:
+                return self._found(index, other.name, factor)
+            else:
+                return None
+            name = step.outputs[0].name
+        return None
+
+    def _found(self, index: int, name: str, factor: np.ndarray) -> Branch | None:
+        """Returns the branch if it is computed before the node, in the same shape, and the factors can be divided by."""
+        shapes = self.coupling.trace.shapes
+        y = self.coupling.nodes[index].outputs[0].name
+        if self.producer.get(name, -1) >= index or shapes.get(name) != shapes.get(y or "") or self._is_static(name):
+            return None
+        level = np.abs(factor)
+        return Branch(name, np.where(level < 1e-3 * level.max(), np.inf, factor)) if level.max() > 0 else None
+
+    def _constant(self, value: object) -> np.ndarray | None:
+        tensor = self.tensors.get(getattr(value, "name", None) or "")
+        return None if tensor is None else tensor.numpy().astype(np.float64)

@@ -1,0 +1,170 @@
+"""Reports as people read them in a terminal or a log. Names come from models: none of them may steer either."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.errors import quote
+from onnxprune.report import Count, FrozenRow, GroupRow, Inspection, OutputFidelity, Report, by_reason, units_of
+
+__all__ = ["console_on", "print_inspection", "print_report", "safe"]
+
+_WIDE = 10_000  # columns of a log: nothing is wrapped, since a part of a name could then begin a line
+_TOP = 3
+
+
+def safe(text: str, limit: int = 400) -> str:
+    """Returns a text that can be printed anywhere: one line, without escape sequences or commands to CI services."""
+    shown = quote(text, limit)[1:-1]
+    shown = shown.replace("##", "#\\#")  # ##[error] and ##vso[...] count anywhere in a line
+    return re.sub(r"(^|\s)::", r"\1\\::", shown)  # ::error:: counts at its beginning
+
+
+def console_on(file: TextIO) -> Console:
+    """Returns a console that takes no text for markup."""
+    terminal = file.isatty()
+    return Console(file=file, width=None if terminal else _WIDE, markup=False, emoji=False, highlight=False)
+
+
+def print_report(report: Report, console: Console, *, dry_run: bool = False, verbose: bool = False) -> None:
+    """Prints what a pruning run did."""
+    _print_lines(console, [f"model: {safe(report.model) or '(in memory)'}"])
+    console.print(_before_after(report))
+    lines = [*_units_lines(report), *_proof_lines(report, dry_run), *_frozen_lines(report.frozen, verbose)]
+    lines += [f"note: {safe(note)}" for note in report.notes]
+    if verbose:
+        console.print(_group_table(report.groups, with_cut=True))
+        lines.append("seconds: " + ", ".join(f"{stage} {s:.2f}" for stage, s in report.seconds.items()))
+    if report.output is not None:
+        lines.append(f"written: {safe(report.output)}")
+    _print_lines(console, lines)
+
+
+def print_inspection(inspection: Inspection, console: Console) -> None:
+    """Prints what can be cut out of a model, and what stays and why."""
+    units = sum(group.units for group in inspection.groups)
+    left = Count(inspection.macs, inspection.macs_at_half)
+    lines = [
+        f"model: {safe(inspection.model) or '(in memory)'}",
+        f"MACs {inspection.macs:,} · parameters {inspection.params:,} · bytes {inspection.size:,}",
+        f"{units:,} units in {len(inspection.groups):,} groups; "
+        f"--ratio 0.5 is expected to leave {_percent(left)} of the MACs",
+    ]
+    _print_lines(console, lines if inspection.groups else [*lines[:2], "nothing can be cut"])
+    if inspection.groups:
+        console.print(_group_table(inspection.groups, with_cut=False))
+    if inspection.frozen:
+        console.print(_frozen_table(inspection.frozen))
+
+
+# -------------------------------------------------------------------------------------------------- parts
+def _before_after(report: Report) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", "before", "after", "left"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    counts = {"MACs": report.macs, "parameters": report.params, "bytes": report.size, "units": units_of(report.groups)}
+    for name, count in counts.items():
+        table.add_row(name, f"{count.before:,}", f"{count.after:,}", _percent(count))
+    return table
+
+
+def _units_lines(report: Report) -> Iterable[str]:
+    units = units_of(report.groups)
+    touched = sum(group.cut > 0 for group in report.groups)
+    yield (
+        f"cut: {units.before - units.after:,} of {units.before:,} units, "
+        f"in {touched:,} of {len(report.groups):,} groups"
+    )
+    ratio = report.options.get("ratio")
+    if ratio is not None:
+        yield f"MACs expected to remain at ratio {ratio:g}: {_percent(report.macs)}"
+
+
+def _proof_lines(report: Report, dry_run: bool) -> Iterable[str]:
+    found = report.validation
+    if found is None:
+        yield "dry run: no model was written" if dry_run else "not validated: nothing is proved (--no-validate)"
+        return
+    sizes = f"{len(found.sizes)} size{'s' if len(found.sizes) != 1 else ''}"
+    where = f"at {sizes} on {', '.join(map(safe, found.provider))}"
+    if found.error is None:
+        yield f"cut is approximate: no comparison with zeroed weights; runs {where}"
+    else:
+        yield (
+            f"cut is exact: {found.error:.0e} from the original with the cut weights at zero "
+            f"(up to {found.tolerance:.0e} allowed), {where}"
+        )
+    for each in found.fidelity[:_TOP]:
+        yield f"fidelity of {safe(each.name, 80)}: {_fidelity(each)} (made-up inputs)"
+    if len(found.fidelity) > _TOP:
+        yield f"fidelity of {len(found.fidelity) - _TOP:,} more outputs: see --json or --report"
+
+
+def _fidelity(each: OutputFidelity) -> str:
+    top = "" if each.top1_agreement is None else f", top-1 agreement {100 * each.top1_agreement:.1f} %"
+    return f"relative error {each.relative_error:.3g}, cosine {each.cosine:.4f}{top}"
+
+
+def _frozen_lines(frozen: Sequence[FrozenRow], verbose: bool) -> Iterable[str]:
+    reasons = by_reason(frozen)
+    if not reasons:
+        return
+    yield f"frozen: {sum(row.channels for row in frozen):,} channels"
+    for why, channels, rows in reasons if verbose else reasons[:_TOP]:
+        yield f"  {channels:,}: {safe(why, 200)} ({_places(rows)})"
+    if len(reasons) > _TOP and not verbose:
+        yield f"  and {len(reasons) - _TOP:,} more reasons: see -v or `onnxprune inspect`"
+
+
+def _places(rows: Sequence[FrozenRow]) -> str:
+    names = [f"{safe(row.op, 40)} {safe(row.node, 80)}".strip() or "several places" for row in rows]
+    more = f", {len(names) - _TOP:,} more" if len(names) > _TOP else ""
+    return ", ".join(names[:_TOP]) + more
+
+
+def _group_table(groups: Sequence[GroupRow], *, with_cut: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    numbers = ["units", *(["cut"] if with_cut else []), "MACs/unit", "params/unit"]
+    for heading in ("group", *numbers, "members"):
+        table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=True, overflow="ellipsis")
+    for group in groups:
+        more = f", {len(group.members) - _TOP:,} more" if len(group.members) > _TOP else ""
+        table.add_row(
+            Text(safe(group.name, 60)),
+            f"{group.units:,}",
+            *([f"{group.cut:,}"] if with_cut else []),
+            f"{group.macs_per_unit:,.0f}",
+            f"{group.params_per_unit:,.0f}",
+            Text(", ".join(safe(name, 60) for name in group.members[:_TOP]) + more),
+        )
+    return table
+
+
+def _frozen_table(frozen: Sequence[FrozenRow]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("channels", justify="right", no_wrap=True)
+    for heading in ("why", "op", "node", "weights"):
+        table.add_column(heading, overflow="ellipsis", no_wrap=True)
+    for why, _, rows in by_reason(frozen):
+        for k, row in enumerate(rows):
+            more = f", {len(row.weights) - 1:,} more" if len(row.weights) > 1 else ""
+            weights = safe(row.weights[0], 60) + more if row.weights else ""
+            cells = (safe(why, 200) if k == 0 else "", safe(row.op, 40), safe(row.node, 80), weights)
+            table.add_row(f"{row.channels:,}", *map(Text, cells))
+    return table
+
+
+def _percent(count: Count) -> str:
+    return f"{100 * count.ratio:.1f} %"
+
+
+def _print_lines(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)

@@ -1,0 +1,12 @@
+"""A checker for operator rules: cut what a rule says, and compare with the masked original in onnxruntime.
+
+    python -m onnxprune.testing Conv
+
+draws random shapes and attributes for one operator (or for all of them, without a name) from a seed, and lists wrong and
+missing couplings. Tables with expected groups are written with the same `Case` in tests/ops.
+"""
+
+from onnxprune.testing.cases import Case, Data, Feed, Weight, build
+from onnxprune.testing.check import Outcome, check, check_model
+
+__all__ = ["Case", "Data", "Feed", "Outcome", "Weight", "build", "check", "check_model"]
