@@ -329,6 +329,8 @@ def _write_text(path: Path, text: str, result: Result) -> None:
 
 def main() -> None:
     """Runs the command."""
+    # The wheels of onnxruntime report on every session to their maker: not from a command about its user's own models.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the run
     cli()

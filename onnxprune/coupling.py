@@ -14,10 +14,14 @@ from onnxprune.constants import constants, is_constant
 from onnxprune.dependence import captured, subgraphs
 from onnxprune.labels import Array, Labels, Reason, settle
 from onnxprune.ops import Site, Unsupported, lookup
+from onnxprune.ops.zero_points import agrees, is_narrow
 from onnxprune.tensors import Tensor, Verbs
 from onnxprune.trace import Trace
 
-QUANTIZED_TYPES = {ir.DataType.INT8, ir.DataType.UINT8}
+QUANTIZED_TYPES = {
+    *(ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16),
+    *(ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT2, ir.DataType.UINT2),
+}
 RULE_FAILURES = (Unsupported, ValueError, IndexError, KeyError, TypeError, AssertionError, AttributeError)
 
 
@@ -103,6 +107,7 @@ class _Walk:
         self.readers = Counter(v.name for n in self.graph for v in n.inputs if v is not None)
         self.leaves: dict[str, Tensor] = {}
         self.uniform: dict[str, bool] = {}
+        self.quantized = {v.name for n in self.graph for v in _quantized_inputs(n)}
         self.pinned = {v.name for v in self.graph.outputs} | {
             name for n in self.graph for g in subgraphs(n) for name in captured(g)
         }
@@ -129,7 +134,7 @@ class _Walk:
             self.out.seen.append(())
             return
         where = node.name or f"#{index}"
-        inputs = [self._input(v) for v in node.inputs]
+        inputs = [self._input(node, slot) for slot in range(len(node.inputs))]
         self.out.seen.append(tuple(inputs))
         version = self.graph.opset_imports.get(node.domain, 1) if node.domain not in ("", "ai.onnx") else self._opset()
         site = Site(node, version, self.trace, self.out.labels, inputs, where, self.approximate)
@@ -209,14 +214,15 @@ class _Walk:
     def _same(values: tuple[np.ndarray, np.ndarray]) -> bool:
         return np.array_equal(values[0], values[1])
 
-    def _input(self, value: ir.Value | None) -> Tensor | None:
+    def _input(self, node: ir.Node, slot: int) -> Tensor | None:
+        value = node.inputs[slot]
         if value is None or value.name is None:
             return None
-        if value.name in self.constants:
-            return self._leaf(value.name)
-        known = self.out.tensors.get(value.name)
+        known = self._leaf(value.name) if value.name in self.constants else self.out.tensors.get(value.name)
         if known is None and value.name in self.trace.shapes:
             return Tensor(self.trace.shapes[value.name][0])
+        if known is not None and known.zero and is_narrow(self.trace.dtypes.get(value.name)) and not agrees(node, slot):
+            return Tensor(known.shape, known.arrays)
         return known
 
     def _leaf(self, name: str) -> Tensor:
@@ -225,7 +231,7 @@ class _Walk:
             return self.leaves[name]
         tensor = self.constants[name]
         shape = tuple(int(n) for n in tensor.shape)
-        if not _carries_labels(tensor):
+        if not (_carries_labels(tensor) or (name in self.quantized and tensor.dtype == ir.DataType.INT32)):
             leaf = Tensor(shape)
         else:
             leaf = _leaf(self.out.labels, shape, zero=True)
@@ -249,8 +255,16 @@ def is_uniform(tensor: ir.TensorProtocol) -> bool:
     return bool((data[:64] == data[0]).all() and (data == data[0]).all())
 
 
+def _quantized_inputs(node: ir.Node) -> list[ir.Value]:
+    """Returns the inputs of a node that hold quantized numbers."""
+    home = lookup(node)
+    slots = home.quantized if home is not None else {}
+    return [v for k, v in enumerate(node.inputs) if k in slots and v is not None]
+
+
 def _carries_labels(tensor: ir.TensorProtocol) -> bool:
-    """Floats and quantized weights carry labels; integers and booleans are sizes, indices and masks."""
+    """Floats and narrow integers (quantized weights) carry labels; others are sizes, indices and masks, unless a node
+    reads them as quantized numbers."""
     return tensor.dtype.is_floating_point() or tensor.dtype in QUANTIZED_TYPES
 
 

@@ -12,7 +12,7 @@ from onnxprune.constants import constants, is_constant
 from onnxprune.coupling import Use
 from onnxprune.cutting import Cutting
 from onnxprune.edit import add_constant, free_name, replace_constant
-from onnxprune.ops.quantized import zero_point_slot
+from onnxprune.ops.zero_points import blank
 from onnxprune.sizes import Rewrite
 
 LAZY_FROM = 1 << 22  # bytes; larger tensors are sliced when they are written
@@ -99,23 +99,11 @@ class _Editor:
         )
 
     def blanked(self, use: Use, values: np.ndarray) -> np.ndarray:
-        """Returns a constant with its cut elements at zero."""
-        mask = self.cutting.mask(use)
-        slot = zero_point_slot(self.nodes[use.node], use.slot)
-        zero: Any = np.zeros((), values.dtype)
-        if slot is not None and slot < len(self.nodes[use.node].inputs):
-            point = self.nodes[use.node].inputs[slot]
-            if point is not None and point.name in self.tensors:
-                zero = self._zero_point(use, self.coupling.model, point.name)
-        return np.where(mask, values, zero).astype(values.dtype)
-
-    def _zero_point(self, use: Use, model: ir.Model, name: str) -> np.ndarray:
-        """Returns a zero point in a shape that broadcasts against the weight, as it was before any masking."""
-        zero = constants(model.graph)[name].numpy()
-        if zero.size <= 1:
-            return zero.reshape(())
-        axis = next((k for k, n in enumerate(use.shape) if n == zero.size), 0)
-        return zero.reshape([-1 if k == axis else 1 for k in range(len(use.shape))])
+        """Returns a constant with its cut elements at zero, quantized ones at their zero point."""
+        zero = blank(self.coupling.nodes[use.node], use.slot, use.shape)
+        if zero is None:
+            return values
+        return np.where(self.cutting.mask(use), values, zero.astype(values.dtype))
 
     def fold(self) -> None:
         """Input-independent values that are cut become constants."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def find_units(coupling: Coupling) -> Units:
 
 
 def _distinct_rectangles(labels: Labels, reasons: Array) -> list[Array]:
-    """Returns each rectangle once, as roots without repeated rows, where anything in it is free."""
+    """Returns each rectangle once, however it is turned, as roots without repeated rows, where anything in it is free."""
     found: dict[bytes, Array] = {}
     for a in {id(a): a for a in labels.rectangles}.values():
         roots = labels.find(a).reshape([n for n in a.shape if n > 1])
@@ -88,8 +89,10 @@ def _distinct_rectangles(labels: Labels, reasons: Array) -> list[Array]:
             _, first = np.unique(flat, axis=0, return_index=True)
             roots = roots.take(np.sort(first), axis)
         roots = roots.reshape([n for n in roots.shape if n > 1])
-        if roots.ndim > 1:
-            found.setdefault(repr(roots.shape).encode() + roots.tobytes(), roots)
+        turned = [roots.transpose(p) for p in permutations(range(roots.ndim))]
+        keys = [repr(r.shape).encode() + r.tobytes() for r in turned]
+        if roots.ndim > 1 and not any(key in found for key in keys):
+            found[keys[0]] = roots
     return list(found.values())
 
 

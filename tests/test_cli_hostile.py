@@ -53,7 +53,7 @@ def at_most(seconds: int) -> Iterator[None]:
 
 
 def tried(args: list[str]) -> tuple[int, str, str]:
-    """Returns exit code, stdout and stderr of the command; in a process of its own where it may be ended from within."""
+    """Returns exit code, stdout and stderr of the command; in a process of its own where it may end that."""
     if "--timeout" in args:
         command = [sys.executable, "-m", "onnxprune", *args]
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
@@ -63,7 +63,11 @@ def tried(args: list[str]) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-@pytest.mark.parametrize("case", corpus(), ids=lambda case: f"{case.row}-{case.name}"[:60].encode("unicode_escape").decode())
+def name_of(case: Case) -> str:
+    return ascii(f"{case.row}-{case.name}"[:60])[1:-1]
+
+
+@pytest.mark.parametrize("case", corpus(), ids=name_of)
 def test_the_command_survives(case: Case, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     args = case.make(tmp_path)
     old = default_output(Path(args[0]))

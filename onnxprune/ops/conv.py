@@ -107,10 +107,15 @@ def _weight_arrays(o: Array, c: Array, shape: Sequence[int], rank: int, transpos
 @conv.sizes
 @conv_transpose.sizes
 def size_group(op: Sized) -> Iterable[Need]:
-    """`group` is the number of living groups: living input channels over those of one group."""
+    """`group` is the number of living groups."""
+    yield from living_groups(op, 1)
+
+
+def living_groups(op: Sized, w_slot: int) -> Iterable[Need]:
+    """Yields the number of living groups: living input channels over those of one group."""
     group = op.attr("group", 1)
     if group > 1:
-        channels, weight = op.new(0)[1], op.new(1)
+        channels, weight = op.new(0)[1], op.new(w_slot)
         alive = channels // weight[1] if op.op != "ConvTranspose" else op.new_out()[1] // weight[1]
         if alive != group:
             yield Need("group", alive)

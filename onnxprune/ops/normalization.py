@@ -76,16 +76,21 @@ def size_group_norm(op: Sized) -> Iterable[Need]:
 @layer_norm.coupling
 def couple_layer_norm(op: Site) -> list[Tensor]:
     """Mean and variance run over the normalised axes: none of their indices can go exactly."""
-    rank = len(op[0].shape)
-    axis = op.attr("axis", -1) % rank
-    y = op.unify(op[0], *(t for t in (op.get(1), op.get(2)) if t is not None), zero="none")
+    y, stats = mean_and_variance(op, op[0], op.get(1), op.get(2), axis=op.attr("axis", -1))
+    return [y, *[stats] * (len(op.node.outputs) - 1)]
+
+
+def mean_and_variance(op: Site, x: Tensor, *params: Tensor | None, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """Returns LayerNorm of `x` over its axes from `axis` on, and the tensor of its means or deviations."""
+    axes = range(axis % len(x.shape), len(x.shape))
+    y = op.unify(x, *(p for p in params if p is not None), zero="none")
     if op.approximate:
-        y = Tensor(y.shape, y.arrays, frozenset(k for k in range(axis, rank) if y.labelled(k)))
-        stats = op.reduce(y, range(axis, rank), keepdims=True, exact=True)
+        y = Tensor(y.shape, y.arrays, frozenset(k for k in axes if y.labelled(k)))
+        stats = op.reduce(y, axes, keepdims=True, exact=True)
     else:
-        y = op.tie(y, *range(axis, rank), why="mean and variance run over the axis")
-        stats = op.reduce(y, range(axis, rank), keepdims=True, exact=False)
-    return [y, *[Tensor(stats.shape, stats.arrays)] * (len(op.node.outputs) - 1)]
+        y = op.tie(y, *axes, why="mean and variance run over the axis")
+        stats = op.reduce(y, axes, keepdims=True, exact=False)
+    return y, Tensor(stats.shape, stats.arrays)
 
 
 @rms_norm.coupling
@@ -112,11 +117,13 @@ def size_rms_norm(op: Sized) -> Iterable[Need | Scale]:
     yield from restored_root_mean_square(op, 0, 1)
 
 
-def restored_root_mean_square(op: Sized, slot: int, scale_slot: int) -> Iterable[Need | Scale]:
+def restored_root_mean_square(
+    op: Sized, slot: int, scale_slot: int, epsilon: float = 1e-5
+) -> Iterable[Need | Scale]:
     """Yields the epsilon and the factor on the scale that make up for cut slots."""
     rank = len(op.old(slot))
     axes = range(op.attr("axis", -1) % rank, rank)
     old, new = (math.prod(shape[k] for k in axes) for shape in (op.old(slot), op.new(slot)))
     if old != new and not op.approximate:
-        yield Need("epsilon", op.attr("epsilon", 1e-5) * old / new)
+        yield Need("epsilon", op.attr("epsilon", epsilon) * old / new)
         yield Scale(math.sqrt(old / new), slot=scale_slot)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -208,12 +208,28 @@ class Slot(Generic[Rule]):
         return rule
 
 
+@dataclass(frozen=True)
+class Quantized:
+    """Where the scale and the zero point of a quantized input or output stand; k is input k, ~k is output k."""
+
+    scale: int | None = None
+    zero: int | None = None
+
+
 class Operator:
     """All that the program knows of one operator family."""
 
-    def __init__(self, names: Sequence[str], domain: str, size_slots: Iterable[int], doc: str) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        domain: str,
+        size_slots: Iterable[int],
+        doc: str,
+        quantized: Mapping[int, Quantized] | None = None,
+    ) -> None:
         self.names, self.domain, self.doc = tuple(names), domain, doc
         self.size_slots = frozenset(size_slots)  # inputs that carry sizes, indices or bounds
+        self.quantized = dict(quantized or {})
         what = "/".join(names)
         self.coupling: Slot[Callable[[Site], Output]] = Slot(f"coupling of {what}")
         self.macs: Slot[MacsRule] = Slot(f"MACs of {what}")
@@ -224,7 +240,13 @@ class Operator:
 REGISTRY: dict[tuple[str, str], Operator] = {}
 
 
-def operator(*names: str, domain: str = "", size_slots: Iterable[int] = (), doc: str = "") -> Operator:
+def operator(
+    *names: str,
+    domain: str = "",
+    size_slots: Iterable[int] = (),
+    doc: str = "",
+    quantized: Mapping[int, Quantized] | None = None,
+) -> Operator:
     """Registers operators that share rules and returns their home.
 
     Args:
@@ -232,8 +254,9 @@ def operator(*names: str, domain: str = "", size_slots: Iterable[int] = (), doc:
         domain: "" for ai.onnx.
         size_slots: inputs that carry sizes, indices or bounds rather than data.
         doc: one sentence for docs/operators.md: what is coupled, what freezes.
+        quantized: inputs (k) and outputs (~k) that hold quantized numbers; also says which int32 constants are biases.
     """
-    new = Operator(names, domain, size_slots, doc)
+    new = Operator(names, domain, size_slots, doc, quantized)
     for name in names:
         if (domain, name) in REGISTRY:
             raise ValueError(f"operator {domain or 'ai.onnx'}::{name} is registered twice")

@@ -6,7 +6,7 @@ draws random shapes and attributes for one operator (or for all of them, without
 missing couplings. Tables with expected groups are written with the same `Case` in tests/ops.
 """
 
-from onnxprune.testing.cases import Case, Data, Feed, Weight, build
+from onnxprune.testing.cases import Case, Consumer, Data, Feed, Weight, build
 from onnxprune.testing.check import Outcome, check, check_model
 
-__all__ = ["Case", "Data", "Feed", "Outcome", "Weight", "build", "check", "check_model"]
+__all__ = ["Case", "Consumer", "Data", "Feed", "Outcome", "Weight", "build", "check", "check_model"]

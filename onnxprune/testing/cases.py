@@ -32,7 +32,8 @@ class Data:
     Attributes:
         shape: its sizes.
         axes: the labelled ones; none makes it a graph input.
-        through: unary operators behind it, to have positive numbers, or slots that are not zero when cut.
+        through: unary operators behind it (`Cast:7` casts to type 7), to have positive numbers, integers, or slots
+            that are not zero when cut.
     """
 
     shape: tuple[int, ...]
@@ -75,6 +76,7 @@ class Case:
         outputs: how many outputs it has.
         units: sizes of the pruning groups around it, sorted, by the specification of the operator; None where unknown.
         summed: the same under the consumer `sum`, None where it is as `units`.
+        stuck: whether some cuts cannot be made, because sizes in the graph can't follow them.
         why: why an axis is not free, or which form of the operator this is.
     """
 
@@ -86,6 +88,7 @@ class Case:
     outputs: int = 1
     units: tuple[int, ...] | None = None
     summed: tuple[int, ...] | None = None
+    stuck: bool = False
     why: str = ""
 
     def __str__(self) -> str:
@@ -130,7 +133,7 @@ class _Builder:
 
     def constant(self, content: Array, stem: str = "c") -> str:
         name = self.name(stem)
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(content), name))
+        self.initializers.append(numpy_helper.from_array(np.array(content, order="C"), name))
         return name
 
     def weight(self, shape: Sequence[int], *, positive: bool = False, dtype: str = "float32") -> str:
@@ -174,8 +177,9 @@ class _Builder:
             perm = [order.index(k) for k in range(len(order))]
             if perm != sorted(perm):
                 value = self.node("Transpose", [value], perm=perm)
-        for op in given.through:
-            value = self.node(op, [value])
+        for step in given.through:
+            op, _, to = step.partition(":")
+            value = self.node(op, [value], **({"to": int(to)} if to else {}))
         return value
 
     def operator(self) -> list[str]:
