@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from math import gcd
 
@@ -12,25 +12,82 @@ from onnxprune.labels import Array
 from onnxprune.scoring import Scores
 from onnxprune.units import Group, Units
 
+ADDITIONS = {"Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "FusedConv", "QLinearAdd"}
 
-def uniform(units: Units, scores: Sequence[Scores], ratio: float, *, align: int, chosen: Sequence[bool]) -> Array:
-    """Returns the units to cut: the floor(ratio x n) least important of every chosen group.
+
+Counts = tuple[int, ...]
+
+
+def at_ratio(units: Units, ratio: float, *, align: int, chosen: Sequence[bool]) -> Counts:
+    """Returns how many units of each group go: floor(ratio x n) of every chosen one.
 
     Args:
         units: the removable units.
-        scores: importance of each group's units.
         ratio: share of units to cut, at least 0 and below 1.
         align: kept counts are rounded up to multiples of it.
         chosen: for each group whether it may be cut.
     """
+    return tuple(
+        cut_count(len(group), ratio, align, _width(units, group)) if ok else 0
+        for group, ok in zip(units.groups, chosen, strict=True)
+    )
+
+
+def to_target(cost: Callable[[Counts], float], at: Callable[[float], Counts], target: float) -> Counts | None:
+    """Returns the counts of the smallest ratio that brings `cost` down to `target`, None if none does.
+
+    Between two ratios that differ by a unit in many groups, only as many groups as needed lose theirs.
+
+    Args:
+        cost: what counts leave; it falls as they grow.
+        at: the counts of a ratio.
+        target: what may be left.
+    """
+    low, high = 0.0, 1.0 - 1e-9
+    if cost(at(high)) > target:
+        return None
+    for _ in range(24):
+        middle = (low + high) / 2
+        low, high = (low, middle) if cost(at(middle)) <= target else (middle, high)
+    before, after = at(low), at(high)
+    few, many = 0, len(before)
+    while few < many:
+        middle_groups = (few + many) // 2
+        if cost((*after[:middle_groups], *before[middle_groups:])) <= target:
+            many = middle_groups
+        else:
+            few = middle_groups + 1
+    return (*after[:few], *before[few:])
+
+
+def least_important(units: Units, scores: Sequence[Scores], counts: Counts) -> Array:
+    """Returns the units to cut: the `counts` least important of each group, but for the last of a family."""
     dead = np.zeros(units.count, bool)
-    for group, importance, ok in zip(units.groups, scores, chosen, strict=True):
-        if ok:
-            count = cut_count(len(group), ratio, align, _width(units, group))
-            order = np.argsort(importance, kind="stable")
-            dead[group.units[order[:count]]] = True
+    for group, importance, count in zip(units.groups, scores, counts, strict=True):
+        dead[group.units[np.argsort(importance, kind="stable")[:count]]] = True
     _spare_families(units, scores, dead)
     return np.flatnonzero(dead)
+
+
+def streams(units: Units) -> list[bool]:
+    """Returns for each group whether several producers are joined in it by additions (a residual stream)."""
+    coupling = units.coupling
+    group_of = np.full(units.count + 1, -1)
+    for k, group in enumerate(units.groups):
+        group_of[group.units] = k
+    found = np.zeros(len(units.groups) + 1, bool)
+    for node, seen in zip(coupling.nodes, coupling.seen, strict=True):
+        if node.op_type not in ADDITIONS:
+            continue
+        met = [
+            set(np.unique(group_of[units.of_label[np.concatenate([a.ravel() for a in t.arrays])]]).tolist())
+            for t, v in zip(seen, node.inputs, strict=True)
+            if t is not None and t.arrays and v is not None and v.name not in coupling.trace.static
+        ]
+        if len(met) > 1:
+            for k in met[0].intersection(*met[1:]):
+                found[k] = True
+    return found[:-1].tolist()
 
 
 def cut_count(units: int, ratio: float, align: int, width: int) -> int:

@@ -139,13 +139,21 @@ class _Walk:
             for g in np.unique(group_of[self._units_of(layer.labels)]).tolist():
                 if g >= 0:
                     consumers.setdefault(g, []).append(k)
+        linear = {layer.index for layer in self.layers}
+        elsewhere = {
+            int(g)
+            for index, labels in self.coupling.contracted
+            if index not in linear
+            for g in np.unique(group_of[self._units_of(labels)])
+        }
         late: dict[int, list[int]] = {}
         early: dict[int, list[int]] = {}
         for g, group in enumerate(self.units.groups):
             if not self.counts[g]:
                 continue
             layers = consumers.get(g, [])
-            if not self.choose or not layers or not all(self._regular(self.layers[k], group.units) for k in layers):
+            regular = layers and g not in elsewhere and all(self._regular(self.layers[k], group.units) for k in layers)
+            if not self.choose or not regular:
                 order = np.argsort(self.scores[g], kind="stable")
                 self._cut(group.units[order[: self.counts[g]]], group.units[order])
             elif len(layers) == 1:

@@ -57,6 +57,7 @@ class Coupling:
     uses: list[Use] = field(default_factory=list)
     folded: list[Folded] = field(default_factory=list)
     produced: list[Array] = field(default_factory=list)
+    contracted: list[tuple[int, Array]] = field(default_factory=list)  # (node, labels that it sums over with weights)
     barriers: list[Reason] = field(default_factory=list)
 
     @cached_property
@@ -151,6 +152,7 @@ class _Walk:
             if v.name and t is not None:
                 self.out.tensors[v.name] = t
         self.out.produced += site.produced
+        self.out.contracted += [(index, a) for a in site.contracted]
         for slot, (v, t) in enumerate(zip(node.inputs, inputs, strict=True)):
             if v is not None and t is not None and v.name in self.constants:
                 arrays = site.claims.get(slot, t.arrays)

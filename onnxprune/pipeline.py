@@ -1,14 +1,12 @@
-"""The whole way: load, trace, couple, score, allocate, cut, validate, report."""
+"""The whole way: load, trace, couple, plan, calibrate, cut, validate, report."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +15,26 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune import __version__, cost
-from onnxprune.allocation import select, uniform
+from onnxprune.allocation import Counts, at_ratio, least_important, select, streams, to_target
+from onnxprune.calibration import Calibration, open_calibration
+from onnxprune.compensation import apply as apply_weights
+from onnxprune.compensation import compensate as compensated
 from onnxprune.coupling import Coupling, couple
 from onnxprune.criteria import CRITERIA
 from onnxprune.cut import cut
 from onnxprune.cutting import Cutting
-from onnxprune.errors import NothingToPruneError, UsageError
+from onnxprune.errors import NothingToPruneError, TargetError
+from onnxprune.findings import collapse_warnings, frozen_rows, group_rows, notes, why_nothing
+from onnxprune.inputs import specs
 from onnxprune.labels import Array
 from onnxprune.model import Source, check_output, check_unchanged, load, save
+from onnxprune.options import Options, checked
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, make_plan, replay
-from onnxprune.report import Count, FrozenRow, GroupRow, Inspection, Report, Validation
+from onnxprune.report import Count, Inspection, Report, Validation
 from onnxprune.runtime import provider_names
-from onnxprune.scoring import score
+from onnxprune.scoring import Scores, score
+from onnxprune.sizes import Rewrite, rewrite_sizes
 from onnxprune.trace import trace
 from onnxprune.units import Units
 from onnxprune.validation import Judge
@@ -38,9 +43,11 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model | Any
+DataLike = str | os.PathLike[str] | Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]] | Any
 
-COLLAPSED_ERROR = 0.5
-COLLAPSED_AGREEMENT = 0.5
+MOST_SAMPLES, LEAST_SAMPLES = 1024, 64
+WORK, MADE_UP_WORK = 2 * 10**12, 5 * 10**11  # MACs of one pass over the calibration data that are worth it
+BATCH = 64
 
 
 @dataclass(eq=False)
@@ -78,11 +85,9 @@ class Result:
 
         files = save(self.model, target, external=bool(self._source.data_files), check=check)
         size = Count(self.report.size.before, sum(f.stat().st_size for f in files))
-        validation = found[0] if found else None
-        warnings = (
-            self.report.warnings if self.report.validation else (*self.report.warnings, *collapse_warnings(validation))
-        )
-        self.report = replace(self.report, output=str(target), size=size, validation=validation, warnings=warnings)
+        self.report = replace(self.report, output=str(target), size=size)
+        if found:
+            self.report = _judged(self.report, found[0])
         return self.report
 
     def to_gs(self) -> gs.Graph:
@@ -108,13 +113,28 @@ class _Clock:
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """A decided cut with all that follows from it."""
+
+    cutting: Cutting
+    rewrite: Rewrite
+    stuck: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 def prune(
     model: ModelLike,
     *,
     ratio: float | None = None,
+    target: Mapping[str, float] | None = None,
     criterion: str | None = None,
-    compensate: str = "none",
-    allocation: str = "uniform",
+    compensate: str = "auto",
+    allocation: str = "auto",
+    streams: bool | None = None,
+    calibration: DataLike | Calibration | None = None,
+    samples: int | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     align: int = 1,
@@ -133,9 +153,14 @@ def prune(
     Args:
         model: path, `onnx.ModelProto`, `onnx_ir.Model` or `gs.Graph`; it is not changed.
         ratio: share of the prunable units to cut in each group, at least 0 and below 1.
-        criterion: `l1` (default), `l2` or `random`.
-        compensate: `none`.
-        allocation: `uniform`.
+        target: instead of a ratio, the shares that may be left, like `{"macs": 0.5}` (`macs`, `params`).
+        criterion: `obs` (default: the loss that least squares cannot mend), `l1`, `l2` or `random`.
+        compensate: `auto` (least squares), `none`, `bias` or `lstsq`.
+        allocation: `auto` or `uniform`.
+        streams: cut residual streams too; default: with a ratio, not with a target.
+        calibration: inputs of the kind the model will see: a path, arrays by input name, an iterable of feeds or a reader
+            with `get_next()`; None: made-up ones.
+        samples: how many of them to use.
         include: globs over group, weight and node names; only groups that match are cut.
         exclude: globs; groups that match are not cut.
         align: kept counts are rounded up to multiples of it.
@@ -152,7 +177,21 @@ def prune(
     Raises:
         OnnxPruneError: see `onnxprune.errors` for the tree.
     """
-    _check_options(ratio, criterion, compensate, allocation, align, apply)
+    wanted = Options(
+        ratio=ratio,
+        targets=tuple((target or {}).items()),
+        criterion=criterion,
+        compensate=compensate,
+        allocation=allocation,
+        include=tuple(include),
+        exclude=tuple(exclude),
+        align=align,
+        streams=streams,
+        approximate=approximate,
+        samples=samples,
+        seed=seed,
+    )
+    options = checked(wanted, replay=apply is not None)
     providers = provider_names(provider)
     clock = _Clock(progress)
     plan = Plan.load(apply) if apply is not None and not isinstance(apply, Plan) else apply
@@ -160,36 +199,36 @@ def prune(
         source = load(model)
         if output is not None:
             check_output(Path(output), source, in_place)
-    coupling = _coupled(source, plan.approximate if plan else approximate, seed, providers, clock)
-    options = {
-        "ratio": ratio,
-        "criterion": criterion or "l1",
-        "compensate": compensate,
-        "allocation": allocation,
-        "include": list(include),
-        "exclude": list(exclude),
-        "align": align,
-        "approximate": approximate,
-        "seed": seed,
-    }
+    opened = plan.approximate if plan else approximate
+    coupling = _coupled(source, opened, seed, providers, clock)
+    data: Calibration | None = None
+    if options.needs_data and not options.ratio == 0:
+        with clock.stage("read the data"):
+            data = _calibration(coupling, calibration, options)
     with clock.stage("plan"):
         if plan is not None:
-            cutting, rewrite, stuck = replay(coupling, plan, source.sha256)
-            options = plan.options
+            chosen = _Chosen(*replay(coupling, plan, source.sha256))
         else:
-            assert ratio is not None
-            share = ratio
-            chooser = _chooser(criterion or "l1", share, seed, align, include, exclude)
-            cutting, rewrite, stuck = decide(coupling, chooser)
-        if not len(cutting.dead_units) and (plan is None and ratio):
-            raise NothingToPruneError(_why_nothing(cutting.units, ratio, include, exclude))
+            chosen = _Chosen(*decide(coupling, _chooser(options)))
+        if not len(chosen.cutting.dead_units) and plan is None and options.ratio != 0:
+            raise NothingToPruneError(why_nothing(chosen.cutting.units, options.ratio, include, exclude))
+    if data is not None and not dry_run:
+        with clock.stage("calibrate"):
+            chosen = _mended(chosen, options, data, providers, choose=plan is None, progress=progress)
     with clock.stage("cut"):
-        pruned = source.model.clone() if dry_run else cut(cutting, rewrite)
+        pruned = source.model.clone() if dry_run else cut(chosen.cutting, chosen.rewrite)
+    real = data is not None and not data.synthetic
     judge = Judge(
-        source.model, cutting, providers, seed, exact=not coupling.approximate, external=bool(source.data_files)
+        source.model,
+        chosen.cutting,
+        providers,
+        seed,
+        exact=not opened,
+        external=bool(source.data_files),
+        data=data if real else None,
     )
-    made = make_plan(cutting, stuck, source.sha256, coupling.approximate, options)
-    report = _report(source, cutting, pruned, options, clock)
+    made = make_plan(chosen.cutting, chosen.stuck, source.sha256, opened, options.to_dict())
+    report = _report(source, chosen, pruned, options, data, clock)
     result = Result(pruned, made, report, source, judge if validate and not dry_run else None)
     if dry_run:
         return result
@@ -197,10 +236,7 @@ def prune(
         if output is not None:
             result.save(output, in_place=in_place)
         elif result._judge is not None:
-            validation = result._judge.judge(pruned)
-            result.report = replace(
-                report, validation=validation, warnings=(*report.warnings, *collapse_warnings(validation))
-            )
+            result.report = _judged(report, result._judge.judge(pruned))
     result.report = replace(result.report, seconds=dict(clock.seconds))
     return result
 
@@ -221,8 +257,9 @@ def inspect(
     with clock.stage("load"):
         source = load(model)
     coupling = _coupled(source, approximate, seed, providers, clock)
+    half = Options(ratio=0.5, criterion="l1", include=tuple(include), exclude=tuple(exclude), seed=seed)
     with clock.stage("plan"):
-        cutting, _, _ = decide(coupling, _chooser("l1", 0.5, seed, 1, include, exclude))
+        cutting, _, _ = decide(coupling, _chooser(half))
     return Inspection(
         tool=__version__,
         model=str(source.path or ""),
@@ -230,31 +267,10 @@ def inspect(
         macs=cost.macs(coupling),
         params=cost.parameters(source.model),
         size=source.size,
-        groups=_group_rows(cutting),
-        frozen=_frozen_rows(cutting.units),
+        groups=group_rows(cutting),
+        frozen=frozen_rows(cutting.units),
         macs_at_half=cost.macs(coupling, cutting),
     )
-
-
-def _check_options(
-    ratio: float | None, criterion: str | None, compensate: str, allocation: str, align: int, apply: object
-) -> None:
-    if (ratio is None) == (apply is None):
-        raise UsageError("say how much to cut: give ratio (0 <= ratio < 1), or a plan to apply, not both")
-    if ratio is not None and not 0 <= ratio < 1:
-        raise UsageError(f"ratio {ratio} is not at least 0 and below 1: give the share of units to cut, like 0.5")
-    _one_of("criterion", criterion or "l1", list(CRITERIA))
-    _one_of("compensate", compensate, ["none"])
-    _one_of("allocation", allocation, ["uniform"])
-    if align < 1:
-        raise UsageError(f"align {align} is below 1: give the multiple that kept counts are rounded to")
-
-
-def _one_of(option: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        near = get_close_matches(value, known, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"{option} {value!r} is not known: {hint}one of {', '.join(known)}")
 
 
 def _coupled(source: Source, approximate: bool, seed: int, providers: tuple[str, ...], clock: _Clock) -> Coupling:
@@ -264,120 +280,145 @@ def _coupled(source: Source, approximate: bool, seed: int, providers: tuple[str,
         return couple(source.model, traced, approximate=approximate)
 
 
-def _chooser(
-    criterion: str, ratio: float, seed: int, align: int, include: Sequence[str], exclude: Sequence[str]
-) -> Callable[[Units], Array]:
+def _calibration(coupling: Coupling, data: DataLike | Calibration | None, options: Options) -> Calibration:
+    """Returns the calibration data; how much of it, unless that was said, by what a pass over the model costs."""
+    if isinstance(data, Calibration):
+        return data
+    work = WORK if data is not None else MADE_UP_WORK
+    affordable = int(min(max(work // max(cost.macs(coupling), 1), LEAST_SAMPLES), MOST_SAMPLES))
+    return open_calibration(
+        data,
+        specs(coupling.model),
+        samples=options.samples or affordable,
+        batch=BATCH,
+        seed=options.seed,
+        shapes={name: v.shape for name, v in coupling.trace.feeds[0].items()},
+    )
+
+
+# ---------------------------------------------------------------- choosing
+def _chooser(options: Options) -> Callable[[Units], Array]:
+    """Returns how units are chosen from weights alone: the final choice, or the counts for one that looks at data."""
+
     def choose(units: Units) -> Array:
-        if not ratio:
+        if options.ratio == 0:
             return np.zeros(0, np.int64)
-        scores = score(units, CRITERIA[criterion], seed)
-        return uniform(units, scores, ratio, align=align, chosen=select(units, include, exclude))
+        scores = _scores(units, options)
+        return least_important(units, scores, _counts(units, scores, options))
 
     return choose
 
 
-def _report(source: Source, cutting: Cutting, pruned: ir.Model, options: dict[str, Any], clock: _Clock) -> Report:
+def _scores(units: Units, options: Options) -> tuple[Scores, ...]:
+    weights_only = options.criterion if options.criterion in CRITERIA else "l1"
+    return score(units, CRITERIA[weights_only or "l1"], options.seed)
+
+
+def _counts(units: Units, scores: Sequence[Scores], options: Options) -> Counts:
+    chosen = select(units, options.include, options.exclude)
+    if not options.cuts_streams:
+        chosen = [ok and not stream for ok, stream in zip(chosen, streams(units), strict=True)]
+
+    def at(ratio: float) -> Counts:
+        return at_ratio(units, ratio, align=options.align, chosen=chosen)
+
+    if options.ratio is not None:
+        return at(options.ratio)
+    full = {"macs": cost.macs(units.coupling), "params": cost.weights_left(units.coupling)}
+
+    def excess(counts: Counts) -> float:
+        cutting = Cutting(units, least_important(units, scores, counts))
+        left = {
+            "macs": lambda: cost.macs(units.coupling, cutting),
+            "params": lambda: cost.weights_left(units.coupling, cutting),
+        }
+        return max(left[kind]() / max(full[kind], 1) - share for kind, share in options.targets)
+
+    found = to_target(excess, at, 0.0)
+    if found is None:
+        most = excess(at(1.0 - 1e-9))
+        hint = "" if options.cuts_streams else " (residual streams are left alone: --streams cuts them too)"
+        raise TargetError(f"the target is out of reach: the best that can be had misses it by {most:.1%}{hint}")
+    return found
+
+
+def _mended(
+    chosen: _Chosen,
+    options: Options,
+    data: Calibration,
+    providers: Sequence[str],
+    *,
+    choose: bool,
+    progress: Callable[[str], None] | None,
+) -> _Chosen:
+    """Returns the cut with units chosen by loss, where asked for, and with weights that make up for it."""
+    units = chosen.cutting.units
+    dead = np.zeros(units.count + 1, bool)
+    dead[chosen.cutting.dead_units] = True
+    counts = [int(dead[g.units].sum()) for g in units.groups]
+    keep_choice = tuple(np.where(dead[g.units], 0.0, 1.0) for g in units.groups)
+    by_loss = choose and options.chooses_by_loss
+
+    def tell(done: int, of: int) -> None:
+        if progress is not None:
+            progress(f"calibrate {done + 1}/{of}")
+
+    for loss in (True, False) if by_loss else (False,):
+        found = compensated(
+            units,
+            counts,
+            _scores(units, options) if loss else keep_choice,
+            list(data.batches()),
+            choose=loss,
+            mode=options.mode,
+            providers=providers,
+            seed=options.seed,
+            progress=tell,
+        )
+        mended = Cutting(apply_weights(units, found), found.dead)
+        rewrite = rewrite_sizes(mended)
+        if not rewrite.failed:
+            break
+    return replace(chosen, cutting=mended, rewrite=rewrite, notes=tuple(found.notes))
+
+
+# ---------------------------------------------------------------- reporting
+def _report(
+    source: Source, chosen: _Chosen, pruned: ir.Model, options: Options, data: Calibration | None, clock: _Clock
+) -> Report:
+    cutting = chosen.cutting
     coupling = cutting.coupling
+    warnings = [*chosen.warnings, *(data.warnings if data else ())]
+    if data is not None and data.synthetic:
+        warnings.append(
+            "no calibration data was given: weights were refitted on made-up inputs; "
+            "a few hundred real ones (--calib) keep far more accuracy"
+        )
     return Report(
         tool=__version__,
         model=str(source.path or ""),
         sha256=source.sha256,
         output=None,
-        options=options,
+        options=options.to_dict() | ({"data": data.source, "data_samples": data.samples} if data else {}),
         macs=Count(cost.macs(coupling), cost.macs(coupling, cutting)),
         params=Count(cost.parameters(source.model), cost.parameters(pruned)),
         size=Count(source.size, _bytes(pruned)),
-        groups=_group_rows(cutting),
-        frozen=_frozen_rows(cutting.units),
-        notes=tuple(_notes(cutting)),
-        warnings=(),
+        groups=group_rows(cutting),
+        frozen=frozen_rows(cutting.units),
+        notes=(*notes(cutting), *chosen.notes),
+        warnings=tuple(warnings),
         validation=None,
         seconds=dict(clock.seconds),
     )
 
 
+def _judged(report: Report, validation: Validation) -> Report:
+    fresh = tuple(w for w in collapse_warnings(validation) if w not in report.warnings)
+    return replace(report, validation=validation, warnings=(*report.warnings, *fresh))
+
+
 def _bytes(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-
-
-def _group_rows(cutting: Cutting) -> tuple[GroupRow, ...]:
-    units = cutting.units
-    macs, params = cost.per_unit(units)
-    dead = np.zeros(units.count + 1, bool)
-    dead[cutting.dead_units] = True
-    rows = []
-    for k, group in enumerate(units.groups):
-        members = dict.fromkeys(units.coupling.uses[u].name for u, _ in group.members)
-        rows.append(
-            GroupRow(
-                group.name, len(group), int(dead[group.units].sum()), tuple(members), float(macs[k]), float(params[k])
-            )
-        )
-    return tuple(rows)
-
-
-def _frozen_rows(units: Units) -> tuple[FrozenRow, ...]:
-    """Returns, for each reason, how many produced channels it freezes and in which weights."""
-    coupling = units.coupling
-    find = coupling.labels.find
-    produced = np.unique(np.concatenate([np.zeros(0, np.int64), *(find(a).ravel() for a in coupling.produced)]))
-    stays = produced[units.of_label[produced] < 0]
-    number = units.reasons[stays]
-    weights: dict[int, dict[str, None]] = {}
-    is_frozen = np.full(len(units.of_label), -2)
-    is_frozen[stays] = number
-    for use in coupling.uses:
-        if len(use.shape) > 1:
-            for a in use.arrays:
-                for n in np.unique(is_frozen[find(a)]).tolist():
-                    weights.setdefault(n, {})[use.name] = None
-    rows = []
-    for n, count in sorted(Counter(number.tolist()).items(), key=lambda item: -item[1]):
-        names = tuple(weights.get(n, {}))
-        if n < 0:
-            rows.append(FrozenRow("", "", "goes only together with others, which stay", count, names))
-        else:
-            reason = coupling.labels.reasons[n]
-            rows.append(FrozenRow(reason.node, reason.op, reason.why, count, names))
-    return tuple(rows)
-
-
-def _notes(cutting: Cutting) -> Iterator[str]:
-    coupling = cutting.coupling
-    if coupling.approximate:
-        yield "axes were opened that cannot be cut exactly (approximate): the outputs also move by what a normalisation or mean sees"
-    listed = {v.name for v in coupling.model.graph.inputs}
-    both = sorted({use.name for use in coupling.uses if use.name in listed and cutting.touches(use)})
-    if both:
-        yield f"{len(both)} pruned initializers are graph inputs too and have their new dimensions there: {', '.join(both[:5])}"
-    for reason in coupling.barriers:
-        if "rule failed" in reason.why or "another shape" in reason.why:
-            yield f"treated as unknown: {reason}"
-
-
-def collapse_warnings(validation: Validation | None) -> Iterator[str]:
-    """Yields a warning for each output that has collapsed."""
-    for f in validation.fidelity if validation else ():
-        low = f.top1_agreement is not None and f.top1_agreement < COLLAPSED_AGREEMENT
-        if low or f.relative_error > COLLAPSED_ERROR:
-            top = "" if f.top1_agreement is None else f", top-1 agreement {f.top1_agreement:.0%}"
-            yield (
-                f"output {f.name} has collapsed: relative error {f.relative_error:.2f}{top} against the original "
-                "(on made-up inputs); a lower ratio keeps more, weights alone cannot tell what matters"
-            )
-
-
-def _why_nothing(units: Units, ratio: float, include: Sequence[str], exclude: Sequence[str]) -> str:
-    if units.groups and (include or exclude) and not any(select(units, include, exclude)):
-        return "nothing to prune: no group matches --include/--exclude; `onnxprune inspect` lists the names"
-    if units.groups:
-        most = max(len(g) for g in units.groups)
-        return f"nothing to prune: ratio {ratio} cuts no whole unit (the largest group has {most}); give a higher ratio"
-    rows = _frozen_rows(units)
-    reasons = (
-        "; ".join(f"{r.op or 'graph'} {r.node}: {r.why}" for r in rows[:3]) or "no weight makes channels that could go"
-    )
-    return f"nothing to prune: every channel is frozen ({reasons}); `onnxprune inspect` lists all reasons"
 
 
 __all__ = ["Result", "inspect", "prune"]

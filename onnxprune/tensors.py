@@ -115,6 +115,7 @@ class Verbs:
         joint = self.labels.fresh(*full)
         for a in arrays:
             self.derive(a, joint)
+        self.remember(joint)
         return joint
 
     def derive(self, parent: Array, child: Array) -> None:

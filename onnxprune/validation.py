@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune import inputs
+from onnxprune.calibration import Calibration
 from onnxprune.cost import batch_size, macs
 from onnxprune.cut import masked
 from onnxprune.cutting import Cutting
@@ -33,6 +35,7 @@ NOISE_FACTOR = 5.0
 IN_MEMORY = 1 << 30  # bytes of weights up to which a model is handed over as one message
 FIDELITY_MACS = 10**10  # work that is spent on measuring fidelity
 FIDELITY_SAMPLES = 64
+REAL_BATCHES = 4
 
 
 @dataclass(eq=False)
@@ -45,7 +48,7 @@ class Judge:
     seed: int
     exact: bool = True
     external: bool = False
-    _feeds: list[Feed] = field(default_factory=list)
+    data: Calibration | None = None
 
     @cached_property
     def feeds(self) -> list[Feed]:
@@ -58,6 +61,8 @@ class Judge:
         feeds = [inputs.sample(specs, self.seed + 1, shapes[0])]
         if shapes[1] != shapes[0]:
             feeds.append(inputs.sample(specs, self.seed + 2, shapes[1]))
+        if self.data is not None:
+            return feeds + list(islice(self.data.batches(), REAL_BATCHES))
         return feeds + [inputs.sample(specs, self.seed + 3 + k, shapes[0]) for k in range(int(rounds) - 1)]
 
     @cached_property
@@ -138,7 +143,9 @@ class Judge:
 
     def _fidelity(self, found: Sequence[Outputs]) -> Iterator[OutputFidelity]:
         """Yields, for each float output, how far it moved from the original's."""
-        same_size = [k for k in range(len(found)) if not (k == 1 and self.sizes == 2)]
+        # real data tells most; else all that was made up at the first size
+        first_real = self.sizes if self.data is not None else 0
+        same_size = [k for k in range(first_real, len(found)) if not (k == 1 and self.sizes == 2)]
         for name, first in self.reference[0].items():
             if first.dtype.kind not in "fV" or any(
                 self.reference[k][name].shape != found[k][name].shape for k in same_size

@@ -13,7 +13,7 @@ import onnx
 
 from onnxprune.calibration import checks
 from onnxprune.calibration.arrays import beginning, shown_path
-from onnxprune.errors import DataError, quote
+from onnxprune.errors import DataError
 from onnxprune.inputs import InputSpec
 
 __all__ = ["data_sets", "find_test_data", "items_of"]
@@ -79,13 +79,7 @@ def _array(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise DataError(f"{where} is no valid tensor ({reason}): write it again") from None
-    return checks.as_array(
-        np.char.decode(array.astype(bytes), "utf-8") if _is_bytes(array) else array, f"{where}: {quote(tensor.name)}"
-    )
-
-
-def _is_bytes(array: np.ndarray) -> bool:
-    return array.dtype.kind == "O" and bool(array.size) and isinstance(array.flat[0], bytes)
+    return checks.as_array(array, where)
 
 
 def _place(path: Path) -> str:

@@ -1,8 +1,10 @@
 """Operator families: importing this package registers every rule."""
 
 from onnxprune.ops import (
+    attention,
     conv,
     elementwise,
+    fused,
     indexing,
     matmul,
     movement,
@@ -24,8 +26,10 @@ __all__ = [
     "Site",
     "Sized",
     "Unsupported",
+    "attention",
     "conv",
     "elementwise",
+    "fused",
     "indexing",
     "lookup",
     "matmul",

@@ -5,6 +5,8 @@ Spec: https://onnx.ai/onnx/operators/
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxprune.ops.registry import Operator, Site, operator
@@ -26,18 +28,21 @@ elementwise(
     zero="all",
 )
 elementwise("FastGelu", "BiasGelu", "QuickGelu", "Gelu", domain="com.microsoft", zero="all")
-elementwise("PRelu", "CastLike", "Mod", zero="first")
-elementwise("Add", "Sub", "Sum", "Mean", "Max", "Min", zero="all")
+elementwise("PRelu", zero="first")
+elementwise("Add", "Sub", "Sum", "Mean", zero="all")
 elementwise("Mul", zero="any")
 elementwise(
-    *("Sigmoid", "HardSigmoid", "Exp", "Log", "Softplus", "Reciprocal", "Cos", "Cosh", "Acos", "Acosh", "Not", "IsNaN"),
+    *("Sigmoid", "HardSigmoid", "Exp", "Softplus", "Cos", "Cosh", "Acos", "Not", "IsNaN"),
     *("IsInf", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor", "BitShift"),
     *("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "Bernoulli"),
     zero="none",
 )
 
-div = operator("Div", doc="elementwise; labels of a divisor that would be zero when cut are frozen")
-pow_ = operator("Pow", doc="elementwise; labels of an exponent table are frozen")
+div = operator("Div", "Mod", doc="elementwise; labels of a divisor that would be zero when cut are frozen")
+infinite = operator("Log", "Reciprocal", "Acosh", doc="elementwise; labels whose slots would be zero when cut are frozen")
+extreme = operator("Max", "Min", doc="elementwise; a cut slot is zero if it is in all operands (the number 0 is everywhere)")
+like = operator("CastLike", doc="elementwise on the first input; of the second only the type is read")
+pow_ = operator("Pow", doc="elementwise; labels of an exponent table are frozen, and of a base under a negative exponent")
 where = operator("Where", doc="elementwise; a cut slot is zero if it is in both branches")
 clip = operator("Clip", doc="elementwise; a cut slot stays zero if 0 lies inside the bounds")
 shrink = operator("Shrink", doc="elementwise; a cut slot stays zero if 0 lies inside the threshold")
@@ -58,21 +63,48 @@ def couple_div(op: Site) -> Tensor:
     return op.unify(op[0], op[1], zero="first")
 
 
+@infinite.coupling
+def couple_infinite(op: Site) -> Tensor:
+    """f(0) is no number, so what would be zero in the masked original stays."""
+    freeze_zero_axes(op, op[0], f"{op.op} of a slot that would be zero where it is cut")
+    return op.unify(op[0], zero="none")
+
+
 @pow_.coupling
 def couple_pow(op: Site) -> Tensor:
-    """0 ** e is 0 for a positive exponent; an exponent table must not be masked."""
+    """0 ** e is 0 for a positive exponent and infinite for a negative one; an exponent table must not be masked."""
     freeze_zero_axes(op, op[1], "an exponent would be zero where it is cut")
     exponent = op.value(1)
+    if exponent is None or (exponent < 0).any():
+        freeze_zero_axes(op, op[0], "a base would be zero where it is cut, under an exponent that can be negative")
     return op.unify(op[0], op[1], zero="first" if exponent is not None and (exponent > 0).all() else "none")
+
+
+@extreme.coupling
+def couple_extreme(op: Site) -> Tensor:
+    """The number 0 is zero at every slot, as in Max(x, 0)."""
+    out = op.unify(*op.given())
+    return zero_like(op, out, [k for k in range(len(op.inputs)) if op.has(k)])
+
+
+@like.coupling
+def couple_like(op: Site) -> Tensor:
+    """Only the type of the second input is read."""
+    return op.unify(op[0])
+
+
+def zero_like(op: Site, out: Tensor, slots: Sequence[int]) -> Tensor:
+    """Returns `out` with the zero axes that all of these inputs share, those left out that are the number 0."""
+    numbers = [k for k in slots if op[k].arrays or (v := op.value(k)) is None or v.any()]
+    shifted = [{axis + len(out.shape) - len(op[k].shape) for axis in op[k].zero} for k in numbers]
+    shared = frozenset[int]().union(*shifted[:1]).intersection(*shifted)
+    return Tensor(out.shape, out.arrays, frozenset(k for k in shared if out.labelled(k)))
 
 
 @where.coupling
 def couple_where(op: Site) -> Tensor:
     """The condition decides slot by slot; zero where both branches are."""
-    branches = op.unify(op[1], op[2], zero="all")
-    out = op.unify(op[0], op[1], op[2], zero="none")
-    shift = len(out.shape) - len(branches.shape)
-    return Tensor(out.shape, out.arrays, frozenset(k + shift for k in branches.zero))
+    return zero_like(op, op.unify(op[0], op[1], op[2], zero="none"), (1, 2))
 
 
 @clip.coupling
@@ -99,5 +131,6 @@ def couple_shrink(op: Site) -> Tensor:
 
 @dropout.coupling
 def couple_dropout(op: Site) -> list[Tensor]:
-    """Data and mask have the labels of the input."""
-    return [op.unify(op[0])] * len(op.node.outputs)
+    """Data and mask have the labels of the input; the mask is not zero at cut slots."""
+    y = op.unify(op[0])
+    return [y, *[Tensor(y.shape, y.arrays)] * (len(op.node.outputs) - 1)]

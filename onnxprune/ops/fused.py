@@ -18,7 +18,6 @@ from onnxprune.ops.normalization import (
     root_mean_square,
     size_rms_norm,
 )
-from onnxprune.ops.reduction import couple_softmax
 from onnxprune.ops.registry import Need, Node, Scale, Shape, Site, Sized, Unsupported, operator
 from onnxprune.tensors import Tensor, insert_axes
 
@@ -27,16 +26,12 @@ MS = "com.microsoft"
 fused_conv = operator("FusedConv", domain=MS, doc="as Conv, then elementwise with the tensor that is added")
 fused_gemm = operator("FusedGemm", domain=MS, doc="as Gemm")
 fused_matmul = operator("FusedMatMul", "TransposeMatMul", domain=MS, doc="as MatMul of the transposed factors")
-bias_add = operator("BiasAdd", domain=MS, doc="elementwise")
-bias_split_gelu = operator("BiasSplitGelu", domain=MS, doc="both halves of the last axis are tied")
-scaled = operator("GatedAdd", "ScaledSiLU", domain=MS, doc="elementwise")
 skip_layer_norm = operator("SkipLayerNormalization", domain=MS, doc="elementwise; the last axis is tied")
 skip_rms_norm = operator(
     "SkipSimplifiedLayerNormalization", domain=MS, doc="elementwise, then as RMSNormalization over the last axis"
 )
 simplified = operator("SimplifiedLayerNormalization", doc="as RMSNormalization")
 embed = operator("EmbedLayerNormalization", domain=MS, doc="embeddings and normalisation: the last axis is tied")
-bias_softmax = operator("BiasSoftmax", domain=MS, doc="elementwise; the axes that are normalised are tied")
 
 SILENT = {"Relu", "LeakyRelu", "Tanh", "Elu", "Selu", "Celu", "Gelu", "HardSwish", "ThresholdedRelu", "Softsign"}
 
@@ -104,38 +99,6 @@ def macs_fused_matmul(op: Node, x: Sequence[Shape | None], y: Sequence[Shape]) -
     return int(np.prod(y[0]) * inner)
 
 
-# ---------------------------------------------------------------- elementwise
-@bias_add.coupling
-def couple_bias_add(op: Site) -> Tensor:
-    """Input, bias and residual."""
-    return op.unify(*op.given())
-
-
-@scaled.coupling
-def couple_scaled(op: Site) -> Tensor:
-    """x + g y, or x times its sigmoid: a slot that is zero in all inputs is zero."""
-    return op.unify(*op.given())
-
-
-@bias_split_gelu.coupling
-def couple_bias_split_gelu(op: Site) -> Tensor:
-    """The left half times the Gelu of the right one."""
-    t = op.unify(op[0], op[1])
-    half = t.shape[-1] // 2
-    return op.unify(*(op.take(t, -1, np.arange(half) + k * half) for k in (0, 1)), zero="any")
-
-
-@bias_softmax.coupling
-def couple_bias_softmax(op: Site) -> Tensor:
-    """Scores plus a mask, normalised over all axes from `axis` on."""
-    data, bias = op[0], op[1]
-    if len(bias.shape) < len(data.shape) and not op.attr("is_inner_broadcast", 1):
-        raise Unsupported("a bias that is broadcast over the outer axes")
-    y = op.unify(data, bias, zero="none")
-    y = op.tie(y, *range(op.attr("axis", 1) % len(y.shape), len(y.shape)), why="normalised together")
-    return Tensor(y.shape, y.arrays)
-
-
 # ---------------------------------------------------------------- normalisations
 @skip_layer_norm.coupling
 def couple_skip_layer_norm(op: Site) -> list[Tensor | None]:
@@ -179,16 +142,16 @@ simplified.sizes(size_rms_norm)
 
 @embed.coupling
 def couple_embed(op: Site) -> list[Tensor | None]:
-    """Tables read at computed positions, added up and normalised."""
-    tables = [op.tie(t, 0, why="is read at computed positions") for t in (op[2], op[3], op.get(4)) if t is not None]
-    for t in tables:
-        for a in t.arrays:
-            op.produce(a)
-    rows = [insert_axes(Tensor(t.shape[1:], tuple(a.reshape(-1) for a in t.arrays), t.zero and frozenset({0})), [0, 1]) for t in tables]
-    batch = Tensor((*op.shape(0), 1))
-    total = op.unify(batch, *rows, zero="none")
-    total = Tensor(total.shape, total.arrays, frozenset(k for k in (2,) if all(2 in r.zero for r in rows)))
+    """Tables read at computed positions, added up and normalised; their sum may be an output of its own."""
+    rows = [Tensor((*op.shape(0), 1))]
+    for t in (op[2], op[3], op.get(4)):
+        if t is not None:
+            table = op.tie(t, 0, why="is read at computed positions")
+            for a in table.arrays:
+                op.produce(a)
+            rows.append(insert_axes(op.take(table, 0, np.zeros((), np.int64)), [0, 1]))
+    total = op.unify(*rows, zero="none")
+    total = Tensor(total.shape, total.arrays, frozenset({2} if total.labelled(2) else ()))
     y, _ = mean_and_variance(op, total, op[5], op[6])
-    return [y, Tensor(op.out_shape(1)) if len(op.node.outputs) > 1 and op.node.outputs[1].name else None, op.tidy(total)][
-        : len(op.node.outputs)
-    ]
+    mask = Tensor(op.out_shape(1)) if len(op.node.outputs) > 1 and op.node.outputs[1].name else None
+    return [y, mask, op.tidy(total)][: len(op.node.outputs)]

@@ -31,6 +31,7 @@ def couple_cells(op: Site) -> list[Tensor]:
     unit = op.labels.fresh(directions, hidden)
     op.remember(unit)
     op.produce(unit)
+    op.contracted += [unit, *op[0].arrays]
     rows = np.tile(unit, (1, gates))
     time, batch = (1, 0) if op.attr("layout", 0) else (0, 1)
     x = op.tie(op[0], time, batch, why="a recurrent cell runs over it")

@@ -98,6 +98,7 @@ class Site(Node, Verbs):
         self.inputs = list(inputs)
         self.claims: dict[int, tuple[np.ndarray, ...]] = {}
         self.produced: list[np.ndarray] = []
+        self.contracted: list[np.ndarray] = []
         self.direct: frozenset[int] = (
             frozenset()
         )  # inputs that are constants used here only: their labels may be claimed
@@ -128,6 +129,8 @@ class Site(Node, Verbs):
     def product_of(self, equation: str, tensors: Sequence[Tensor], static: Sequence[bool]) -> Tensor:
         """Returns the contraction of tensors; those that are static produce their free axes if another is not."""
         terms, result = equation.split("->")
+        for t, term in zip(tensors, terms.split(","), strict=True):
+            self.contracted += [a for a in t.arrays if any(term[k] not in result for k, n in enumerate(a.shape) if n > 1)]
         if not all(static):
             for t, term, fixed in zip(tensors, terms.split(","), static, strict=True):
                 for a in t.arrays if fixed else ():

@@ -1,0 +1,32 @@
+"""Gathering and scattering."""
+
+from __future__ import annotations
+
+import numpy as np
+from rows import prove, table
+
+from onnxprune.testing import Case, Consumer, Data, Feed, Weight
+
+X = Data((0, 6, 4))
+ROWS = [
+    Case("Gather", (X, np.array([0, 2, 2, 5])), {"axis": 1}, 11, units=(3, 3), why="read or not"),
+    Case("Gather", (X, np.array([-1, 0, 3], np.int32)), {"axis": -2}, units=(3, 3)),
+    Case("Gather", (X, np.array(2)), {"axis": 1}, units=(5,), why="the channel that is read stays"),
+    Case("Gather", (X, np.array([[0, 1], [2, 3]])), {"axis": 1}, units=(2, 2), why="columns of the indices"),
+    Case("Gather", (X, np.array([1, 3])), {"axis": 2}, units=(6,)),
+    Case("Gather", (X, np.array(1)), {"axis": 2}, units=(6,)),
+    Case("Gather", (Weight((10, 8)), Feed((0, 5), 10)), units=(8,), why="an embedding"),
+    Case("Gather", (Weight((10, 8)), Feed((0,), 10)), opset=11, units=(8,)),
+    Case("GatherND", (Data((0, 6, 5), (2,)), Feed((0, 3, 1), 6)), {"batch_dims": 1}, 12, units=(5,)),
+    Case("GatherND", (X, Feed((0, 3, 1), 6)), {"batch_dims": 1}, 13, units=(), why="read at computed positions"),
+    Case("GatherND", (Weight((6, 4, 8)), Feed((0, 2), 4)), units=(8,)),
+    Case("ScatterND", (Data((0, 5)), np.array([[0], [1]]), Weight((2, 5))), opset=13, units=(5,)),
+    Case("ScatterND", (Data((0, 5)), np.array([[1]]), Weight((1, 5))), {"reduction": "add"}, 16, units=(5,)),
+    Case("ScatterND", (Data((0, 3, 5), (2,)), np.array([[0, 2], [1, 1]]), Weight((2, 5))), opset=18, units=(5,)),
+    Case("ScatterND", (Data((0, 3, 5), (1,)), np.array([[0, 2], [1, 1]]), Weight((2, 5))), units=(), why="written at"),
+]
+
+
+@table(ROWS)
+def test_a_cut_is_exact(case: Case, consumer: Consumer) -> None:
+    prove(case, consumer)

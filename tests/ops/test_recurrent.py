@@ -1,0 +1,81 @@
+"""Recurrent cells: 4 inputs, 5 hidden units."""
+
+from __future__ import annotations
+
+import pytest
+from rows import prove, table
+
+from onnxprune.testing import Case, Consumer, Data, Feed, Weight
+
+X = Data((7, 0, 4), (2,))
+STATE = Data((1, 0, 5), (2,))
+H = {"hidden_size": 5}
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+OUTPUTS = {"RNN": 2, "GRU": 2, "LSTM": 3}
+
+
+def weights(op: str, directions: int = 1, *, bias: bool = True) -> tuple[Weight | None, ...]:
+    g = GATES[op]
+    b = Weight((directions, 10 * g)) if bias else None
+    return Weight((directions, 5 * g, 4)), Weight((directions, 5 * g, 5)), b
+
+
+def both(op: str) -> tuple[Weight | None, ...]:
+    return weights(op, 2)
+
+
+ROWS = [
+    *(Case(op, (X, *weights(op)), H, 14, outputs=OUTPUTS[op], units=(4, 5)) for op in GATES),
+    *(Case(op, (X, *weights(op, bias=False)), H, 7, units=(4, 5)) for op in GATES),
+    *(Case(op, (X, *weights(op)), {**H, "direction": "reverse"}, units=(4, 5)) for op in GATES),
+    *(
+        Case(op, (X, *both(op)), {**H, "direction": "bidirectional"}, outputs=OUTPUTS[op], units=(4, 5), why="in both")
+        for op in GATES
+    ),
+    *(Case(op, (X, *weights(op), None, STATE), H, outputs=2, units=(4, 5)) for op in GATES),
+    *(Case(op, (X, *weights(op), Feed((0,), 8, 1, "int32")), H, units=(4, 5), why="lengths") for op in GATES),
+    *(Case(op, (X, *weights(op)), {**H, "clip": 0.7}, units=(4, 5)) for op in GATES),
+    Case("LSTM", (X, *weights("LSTM"), None, STATE, STATE), H, outputs=3, units=(4, 5)),
+    Case("LSTM", (X, *weights("LSTM"), None, None, None, Weight((1, 15))), H, units=(4, 5), why="peepholes"),
+    Case(
+        "LSTM",
+        (X, *weights("LSTM"), None, STATE, Data((1, 0, 5), (2,), ("Sigmoid",))),
+        H,
+        outputs=3,
+        units=(4, 5),
+        summed=(4,),
+        why="a cell state that is not zero",
+    ),
+    Case("LSTM", (X, *weights("LSTM"), None, Data((1, 0, 5), ()), None), H, units=(4,), why="a state from outside"),
+    Case("GRU", (X, *weights("GRU")), {**H, "linear_before_reset": 1}, units=(4, 5)),
+    Case("RNN", (X, *weights("RNN")), {**H, "activations": ["Relu"]}, units=(4, 5)),
+    Case("RNN", (X, *weights("RNN")), {**H, "activations": ["Sigmoid"]}, units=(4, 5), summed=(4,), why="f(0) = 0.5"),
+    Case(
+        "RNN",
+        (X, *weights("RNN")),
+        {**H, "activations": ["Affine"], "activation_alpha": [0.5], "activation_beta": [0.25]},
+        units=(4, 5),
+        summed=(4,),
+        why="f(0) = 0.25",
+    ),
+    Case(
+        "GRU",
+        (X, *both("GRU")),
+        {**H, "direction": "bidirectional", "activations": ["Sigmoid", "Tanh", "Sigmoid", "Softsign"]},
+        units=(4, 5),
+    ),
+    Case("GRU", (Data((7, 0, 4), ()), *weights("GRU")), H, units=(5,), why="reads a graph input"),
+    Case("LSTM", (Data((7, 0, 4), (0,)), *weights("LSTM")), H, units=(5,), why="runs over axis 0"),
+]
+
+
+@table(ROWS)
+def test_a_cut_is_exact(case: Case, consumer: Consumer) -> None:
+    prove(case, consumer)
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_a_single_hidden_unit_stays(op: str) -> None:
+    g = GATES[op]
+    case = Case(op, (X, Weight((1, g, 4)), Weight((1, g, 1))), {"hidden_size": 1}, units=())
+    prove(case, "matmul")

@@ -1,0 +1,71 @@
+"""Reductions, Softmax and what runs along an axis."""
+
+from __future__ import annotations
+
+import numpy as np
+from rows import prove, table
+
+from onnxprune.testing import Case, Consumer, Data
+
+X = Data((0, 6, 5))
+SHIFTED = Data((0, 6, 5), (1,), ("Sigmoid",))
+BOTH = Data((0, 2, 6), (1, 2))
+
+
+def axes(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+EXACT = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+TYING = ("ReduceMax", "ReduceMin", "ReduceProd")
+ROWS = [
+    *(Case(op, (X, axes(1)), opset=18, units=(6,)) for op in (*EXACT, "ReduceMean")),
+    *(Case(op, (X, axes(1)), {"keepdims": 0}, 18, units=(6,)) for op in (*EXACT, "ReduceMean")),
+    *(Case(op, (X,), {"axes": [1], "keepdims": 0}, 11, units=(6,)) for op in (*EXACT, "ReduceMean")),
+    *(Case(op, (X,), {"axes": [-1, 1]}, 11, units=(6,)) for op in (*EXACT, "ReduceMean")),
+    *(Case(op, (X, axes(2)), opset=18, units=(6,)) for op in (*EXACT, "ReduceMean")),
+    *(Case(op, (SHIFTED, axes(2)), opset=18, units=(6,), summed=()) for op in (*EXACT, "ReduceMean")),
+    *(Case(op, (SHIFTED, axes(1)), opset=18, units=(), why="slots are not zero") for op in (*EXACT, "ReduceMean")),
+    *(Case(op, (X,), {"keepdims": 1}, 18, units=(6,), why="all axes") for op in (*EXACT, "ReduceMean")),
+    *(Case(op, (X,), {"noop_with_empty_axes": 1}, 18, units=(6,), why="no axes") for op in (*EXACT, "ReduceMean")),
+    *(Case(op, (BOTH, axes(1, 2)), opset=18, units=(6,), why="dims in every head") for op in (*EXACT, "ReduceMean")),
+    *(Case(op, (BOTH, axes(2)), opset=18, units=(6,), why="dims in every head") for op in (*EXACT, "ReduceMean")),
+    Case("ReduceSum", (X, axes(1)), opset=13, units=(6,)),
+    Case("ReduceMean", (X,), {"axes": [1]}, 13, units=(6,)),
+    *(Case(op, (X, axes(2)), opset=18, units=(6,)) for op in TYING),
+    *(Case(op, (X, axes(1)), opset=18, units=(), why="looks at every slot") for op in TYING),
+    *(Case(op, (X,), {"axes": [1], "keepdims": 0}, 13, units=(), why="looks at every slot") for op in TYING),
+    *(Case(op, (SHIFTED, axes(2)), opset=18, units=(6,), summed=()) for op in ("ReduceLogSum", "ReduceLogSumExp")),
+    Case("ReduceLogSum", (Data((0, 6, 5), (1,), ("Abs",)), axes(2)), opset=18, units=(), why="the logarithm of 0"),
+    Case("ReduceLogSumExp", (X, axes(2)), opset=18, units=(6,), summed=()),
+    *(Case(op, (X,), {"axes": [1]}, 13, units=(), why="looks at every slot") for op in ("ReduceLogSum", "ReduceLogSumExp")),
+    *(Case(op, (X,), {"axis": 2}, 13, units=(6,), summed=()) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(Case(op, (X,), opset=13, units=(6,), summed=()) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(Case(op, (X,), {"axis": 1}, 13, units=(), why="normalised together") for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(Case(op, (X,), {"axis": 2}, 11, units=(6,), summed=()) for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(Case(op, (X,), opset=11, units=(), why="axis 1 and all behind it") for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    Case("Softmax", (Data((0, 6, 5), (2,)),), {"axis": 1}, 11, units=(), why="axis 1 and all behind it"),
+    Case("Softmax", (Data((0, 6, 5), (2,)),), {"axis": 1}, 13, units=(5,), summed=()),
+    Case("Softmax", (Data((0, 3, 4), (1, 2)),), {"axis": -1}, units=(3,), summed=(), why="whole rows"),
+    Case("CumSum", (X, np.array(2)), opset=14, units=(6,)),
+    Case("CumSum", (X, np.array(1)), {"reverse": 1, "exclusive": 1}, 11, units=(6,), summed=(), why="zero slots add nothing"),
+    Case("CumSum", (SHIFTED, np.array(1)), units=(), why="slots are not zero"),
+    Case("LpNormalization", (X,), {"axis": 2}, units=(6,)),
+    Case("LpNormalization", (X,), {"axis": 1, "p": 1}, units=(6,), why="zero slots add nothing to the norm"),
+    Case("LpNormalization", (SHIFTED,), {"axis": 1}, units=(), why="slots are not zero"),
+    Case("LRN", (Data((0, 6, 5, 5)),), {"size": 3}, units=(), why="a window over the channels"),
+    Case("LRN", (Data((0, 6, 5, 5), (2,)),), {"size": 3}, units=(5,)),
+    Case("MeanVarianceNormalization", (Data((0, 6, 5, 5)),), opset=13, units=(6,)),
+    Case("MeanVarianceNormalization", (Data((0, 6, 5)),), {"axes": [1, 2]}, 13, units=(), why="normalised together"),
+    Case("TopK", (X, np.array([3])), outputs=2, units=(6,), summed=(), why="indices are not zero"),
+    Case("TopK", (X, np.array([3])), {"axis": 1}, 11, outputs=2, units=(), why="picks along the axis"),
+    *(Case(op, (X,), {"axis": 2, "keepdims": 0}, 13, units=(6,), summed=()) for op in ("ArgMax", "ArgMin")),
+    *(Case(op, (X,), {"axis": 1}, 11, units=(), why="an index into the axis") for op in ("ArgMax", "ArgMin")),
+    Case("Trilu", (Data((0, 3, 6, 6)),), units=(3,)),
+    Case("Trilu", (X, np.array(1)), {"upper": 0}, 14, units=(), why="depends on the position"),
+]
+
+
+@table(ROWS)
+def test_a_cut_is_exact(case: Case, consumer: Consumer) -> None:
+    prove(case, consumer)
