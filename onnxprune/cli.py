@@ -17,6 +17,7 @@ from onnxprune import __version__
 from onnxprune.errors import OnnxPruneError, RunError, UsageError, quote
 
 if TYPE_CHECKING:
+    from onnxprune.calibration.pictures import PictureLayout
     from onnxprune.pipeline import Result
     from onnxprune.report import Report
 
@@ -153,9 +154,47 @@ def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--in-place", is_flag=True, help="Let the pruned model take the place of the input.")
 @click.option("--ratio", type=float, metavar="R", help="Share of the prunable units of each group to cut, 0 <= R < 1.")
-@click.option("--criterion", metavar="NAME", help="What tells the units that matter: l1 (default), l2, random.")
-@click.option("--compensate", metavar="MODE", default="none", help="How the rest makes up for the cut: none.")
-@click.option("--allocation", metavar="MODE", default="uniform", help="How the cut is spread: uniform.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Instead of a ratio, the share that may be left: macs=0.5, params=0.5; may be repeated.",
+)
+@click.option(
+    "--criterion",
+    metavar="NAME",
+    help="What tells the units that matter: obs (default: the loss that least squares can't mend), l1, l2, random.",
+)
+@click.option(
+    "--compensate",
+    metavar="MODE",
+    default="auto",
+    help="How the rest makes up for the cut: auto (default), none, bias, lstsq (least squares).",
+)
+@click.option("--allocation", metavar="MODE", default="auto", help="How the cut is spread: auto (default), uniform.")
+@click.option(
+    "--streams/--no-streams",
+    default=None,
+    help="Cut residual streams too; default: with --ratio yes, with --target no.",
+)
+@click.option(
+    "--calib",
+    "calibration",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Calibration inputs: .npz (keys = input names), .npy, a folder of them, test_data_set_*, or pictures.",
+)
+@click.option(
+    "--data-script",
+    metavar="F.py[:NAME]",
+    help="Python that gives them: get_next() (CalibrationDataReader) or an iterable of dicts. It is run.",
+)
+@click.option("--samples", type=click.IntRange(1), metavar="N", help="How many calibration samples to use.")
+@click.option("--mean", metavar="X[,X,X]", help="Pictures: what is taken off each channel.")
+@click.option("--std", metavar="X[,X,X]", help="Pictures: what each channel is then divided by.")
+@click.option("--image-size", metavar="N or HxW", help="Pictures: size, where the model leaves it open.")
+@click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Pictures: order of axes, where it can't be told.")
 @click.option("--align", type=click.IntRange(1), default=1, metavar="N", help="Round kept counts up to multiples of N.")
 @click.option("--no-validate", "validate", flag_value=False, default=True, help="Skip the proof in onnxruntime.")
 @click.option(
@@ -182,6 +221,11 @@ def prune(
     reports: tuple[Path, ...],
     plan_path: Path | None,
     timeout: float | None,
+    targets: tuple[str, ...],
+    mean: str | None,
+    std: str | None,
+    image_size: str | None,
+    layout: PictureLayout | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -191,13 +235,19 @@ def prune(
 
     The options that are not named here are those of `onnxprune.prune`.
     """
-    _check_together(options["ratio"], options["apply"], quiet, verbose)
+    _check_together(options["ratio"], targets, options["apply"], quiet, verbose)
     dry_run = options["dry_run"]
     target = output or (model if in_place else default_output(model))
     _check_files(model, None if dry_run else target, options["apply"], reports, plan_path)
     with _working(quiet or as_json, verbose, timeout) as progress:
+        from onnxprune.calibration import PictureOptions
+        from onnxprune.options import parse_target
         from onnxprune.pipeline import prune as run
 
+        options["target"] = dict(map(parse_target, targets))
+        options["pictures"] = PictureOptions(
+            _numbers("--mean", mean), _numbers("--std", std), _size(image_size), layout
+        )
         result = run(model, output=None if dry_run else target, in_place=in_place, progress=progress, **options)
         for path in reports:
             _write_text(path, _formatted(result.report, path.suffix), result)
@@ -239,13 +289,44 @@ def default_output(model: Path) -> Path:
 
 
 # -------------------------------------------------------------------------------------------------- checks
-def _check_together(ratio: float | None, apply: Path | None, quiet: bool, verbose: bool) -> None:
-    if ratio is None and apply is None:
-        raise UsageError("how much to cut is missing: give --ratio R (0 <= R < 1, like --ratio 0.5), or --apply PLAN")
-    if ratio is not None and apply is not None:
-        raise UsageError("--ratio and --apply contradict each other: the plan says what to cut, give one of them")
+def _check_together(
+    ratio: float | None, targets: Sequence[str], apply: Path | None, quiet: bool, verbose: bool
+) -> None:
+    given = [
+        name
+        for name, value in (("--ratio", ratio), ("--target", targets or None), ("--apply", apply))
+        if value is not None
+    ]
+    if not given:
+        raise UsageError(
+            "how much to cut is missing: give --ratio R (0 <= R < 1, like --ratio 0.5), --target macs=0.5, or --apply PLAN"
+        )
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} contradict each other: give one of them")
     if quiet and verbose:
         raise UsageError("--quiet and --verbose contradict each other: give one of them")
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """Returns the numbers of `0.485,0.456,0.406`."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{option} {quote(text)}: give one number, or one for each channel, like 0.5,0.5,0.5"
+        ) from None
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Returns (height, width) of `224` or `480x640`."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise UsageError(f"--image-size {quote(text)}: give a size in pixels, like 224 or 480x640")
+    return int(parts[0]), int(parts[-1])
 
 
 def _check_files(

@@ -16,14 +16,14 @@ import onnx_ir as ir
 
 from onnxprune import __version__, cost
 from onnxprune.allocation import Counts, at_ratio, least_important, select, streams, to_target
-from onnxprune.calibration import Calibration, open_calibration
+from onnxprune.calibration import Calibration, PictureOptions, find_test_data, open_calibration, open_script
 from onnxprune.compensation import apply as apply_weights
 from onnxprune.compensation import compensate as compensated
 from onnxprune.coupling import Coupling, couple
 from onnxprune.criteria import CRITERIA
 from onnxprune.cut import cut
 from onnxprune.cutting import Cutting
-from onnxprune.errors import NothingToPruneError, TargetError
+from onnxprune.errors import NothingToPruneError, TargetError, UsageError
 from onnxprune.findings import collapse_warnings, frozen_rows, group_rows, notes, why_nothing
 from onnxprune.inputs import specs
 from onnxprune.labels import Array
@@ -134,6 +134,8 @@ def prune(
     allocation: str = "auto",
     streams: bool | None = None,
     calibration: DataLike | Calibration | None = None,
+    data_script: str | os.PathLike[str] | None = None,
+    pictures: PictureOptions | None = None,
     samples: int | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -160,6 +162,8 @@ def prune(
         streams: cut residual streams too; default: with a ratio, not with a target.
         calibration: inputs of the kind the model will see: a path, arrays by input name, an iterable of feeds or a reader
             with `get_next()`; None: made-up ones.
+        data_script: a Python file that gives them, `FILE.py` or `FILE.py:NAME`; it is run.
+        pictures: how pixels become inputs, where `calibration` is a folder of pictures.
         samples: how many of them to use.
         include: globs over group, weight and node names; only groups that match are cut.
         exclude: globs; groups that match are not cut.
@@ -202,9 +206,11 @@ def prune(
     opened = plan.approximate if plan else approximate
     coupling = _coupled(source, opened, seed, providers, clock)
     data: Calibration | None = None
-    if options.needs_data and not options.ratio == 0:
+    if calibration is not None and data_script is not None:
+        raise UsageError("calibration data and a data script are both given: give one of them")
+    if options.needs_data and options.ratio != 0:
         with clock.stage("read the data"):
-            data = _calibration(coupling, calibration, options)
+            data = _calibration(source, coupling, options, calibration, data_script, pictures)
     with clock.stage("plan"):
         if plan is not None:
             chosen = _Chosen(*replay(coupling, plan, source.sha256))
@@ -280,19 +286,28 @@ def _coupled(source: Source, approximate: bool, seed: int, providers: tuple[str,
         return couple(source.model, traced, approximate=approximate)
 
 
-def _calibration(coupling: Coupling, data: DataLike | Calibration | None, options: Options) -> Calibration:
+def _calibration(
+    source: Source,
+    coupling: Coupling,
+    options: Options,
+    data: DataLike | Calibration | None,
+    script: str | os.PathLike[str] | None,
+    pictures: PictureOptions | None,
+) -> Calibration:
     """Returns the calibration data; how much of it, unless that was said, by what a pass over the model costs."""
     if isinstance(data, Calibration):
         return data
-    work = WORK if data is not None else MADE_UP_WORK
+    wanted = specs(coupling.model)
+    if data is None and script is None and source.path is not None:
+        data = find_test_data(source.path)
+    work = MADE_UP_WORK if data is None and script is None else WORK
     affordable = int(min(max(work // max(cost.macs(coupling), 1), LEAST_SAMPLES), MOST_SAMPLES))
+    samples = options.samples or affordable
+    if script is not None:
+        return open_script(os.fspath(script), wanted, samples=samples, batch=BATCH, seed=options.seed)
+    shapes = {name: v.shape for name, v in coupling.trace.feeds[0].items()}
     return open_calibration(
-        data,
-        specs(coupling.model),
-        samples=options.samples or affordable,
-        batch=BATCH,
-        seed=options.seed,
-        shapes={name: v.shape for name, v in coupling.trace.feeds[0].items()},
+        data, wanted, samples=samples, batch=BATCH, seed=options.seed, pictures=pictures, shapes=shapes
     )
 
 

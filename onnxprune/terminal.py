@@ -60,19 +60,14 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     _print_lines(console, lines if inspection.groups else [*lines[:2], "nothing can be cut"])
     if inspection.groups:
         console.print(_group_table(inspection.groups, with_cut=False))
-    if inspection.frozen:
-        console.print(_frozen_table(inspection.frozen))
+    _print_lines(console, _all_frozen_lines(inspection.frozen))
 
 
 # -------------------------------------------------------------------------------------------------- parts
 def _before_after(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("", "before", "after", "left"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     counts = {"MACs": report.macs, "parameters": report.params, "bytes": report.size, "units": units_of(report.groups)}
-    for name, count in counts.items():
-        table.add_row(name, f"{count.before:,}", f"{count.after:,}", _percent(count))
-    return table
+    rows = [(name, f"{count.before:,}", f"{count.after:,}", _percent(count)) for name, count in counts.items()]
+    return _table(("", "before", "after", "left"), rows, numbers={1, 2, 3})
 
 
 def _units_lines(report: Report) -> Iterable[str]:
@@ -130,34 +125,40 @@ def _places(rows: Sequence[FrozenRow]) -> str:
 
 
 def _group_table(groups: Sequence[GroupRow], *, with_cut: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    numbers = ["units", *(["cut"] if with_cut else []), "MACs/unit", "params/unit"]
-    for heading in ("group", *numbers, "members"):
-        table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=True, overflow="ellipsis")
-    for group in groups:
-        more = f", {len(group.members) - _TOP:,} more" if len(group.members) > _TOP else ""
-        table.add_row(
-            Text(safe(group.name, 60)),
-            f"{group.units:,}",
-            *([f"{group.cut:,}"] if with_cut else []),
-            f"{group.macs_per_unit:,.0f}",
-            f"{group.params_per_unit:,.0f}",
-            Text(", ".join(safe(name, 60) for name in group.members[:_TOP]) + more),
-        )
-    return table
+    headings = ("group", "units", *(["cut"] if with_cut else []), "MACs/unit", "params/unit", "members")
+    rows = [_group_row(group, with_cut) for group in groups]
+    return _table(headings, rows, numbers=set(range(1, len(headings) - 1)))
 
 
-def _frozen_table(frozen: Sequence[FrozenRow]) -> Table:
+def _group_row(group: GroupRow, with_cut: bool) -> tuple[str, ...]:
+    cut = [f"{group.cut:,}"] if with_cut else []
+    per_unit = (f"{group.macs_per_unit:,.0f}", f"{group.params_per_unit:,.0f}")
+    return safe(group.name, 60), f"{group.units:,}", *cut, *per_unit, _names(group.members, _TOP)
+
+
+def _all_frozen_lines(frozen: Sequence[FrozenRow]) -> Iterable[str]:
+    """Yields every reason and, below it, every place: as lines, since a table would cut the reasons short."""
+    if frozen:
+        yield f"frozen: {sum(row.channels for row in frozen):,} channels"
+    for why, channels, rows in by_reason(frozen):
+        yield f"  {channels:,}: {safe(why)}"
+        for row in rows:
+            where = f"{safe(row.op, 40)} {safe(row.node, 80)}".strip() or "several places"
+            yield f"    {row.channels:,} at {where}{': ' if row.weights else ''}{_names(row.weights, _TOP)}"
+
+
+def _names(names: Sequence[str], limit: int) -> str:
+    more = f", {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(safe(name, 60) for name in names[:limit]) + more
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: set[int]) -> Table:
+    """Returns a table of safe texts; in a narrow terminal names are cut short, numbers never."""
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("channels", justify="right", no_wrap=True)
-    for heading in ("why", "op", "node", "weights"):
-        table.add_column(heading, overflow="ellipsis", no_wrap=True)
-    for why, _, rows in by_reason(frozen):
-        for k, row in enumerate(rows):
-            more = f", {len(row.weights) - 1:,} more" if len(row.weights) > 1 else ""
-            weights = safe(row.weights[0], 60) + more if row.weights else ""
-            cells = (safe(why, 200) if k == 0 else "", safe(row.op, 40), safe(row.node, 80), weights)
-            table.add_row(f"{row.channels:,}", *map(Text, cells))
+    for k, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if k in numbers else "left", no_wrap=k in numbers)
+    for row in rows:  # columns of names may become narrower, but no name is wrapped: its rest could begin a line
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
     return table
 
 

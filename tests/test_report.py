@@ -228,6 +228,16 @@ def test_markup_and_emoji_are_shown_as_they_are() -> None:
     assert ":smile:" in printed(full(":smile:"))
 
 
+def test_a_narrow_terminal_loses_no_number() -> None:
+    file = io.StringIO()
+    console = console_on(file)
+    console.width = 50
+    print_inspection(inspection("a/very/long/name/of/a/weight/in/some/layer"), console)
+    assert "MACs/unit" in file.getvalue()
+    assert "12 " in file.getvalue()
+    assert "…" in file.getvalue()
+
+
 def test_safe() -> None:
     assert safe("layer1.0/conv/Conv_0") == "layer1.0/conv/Conv_0"
     assert safe("aten::relu") == "aten::relu"

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -195,7 +195,7 @@ def _member(archive: zipfile.ZipFile, file: BinaryIO, path: Path, member: zipfil
             "save it with numpy.savez, uncompressed, if it is meant"
         )
     with archive.open(member) as stream:
-        if stream.peek(6)[:6] != b"\x93NUMPY":
+        if cast(zipfile.ZipExtFile, stream).peek(6)[:6] != b"\x93NUMPY":
             raise DataError(f"{where} is no array: give one array per input")
         header = _header(stream, member.file_size, where)
     if member.compress_type == zipfile.ZIP_DEFLATED:

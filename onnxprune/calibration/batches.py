@@ -255,7 +255,8 @@ def calibrate(
         raise DataError(f"{source} holds {total} samples of a shape, and the model's batch is {batch}: give more")
     notes = [*warnings, *_notes(chosen, specs, taken, synthetic)]
     if taken < min(total, wanted):
-        notes.append(f"{min(total, wanted) - taken} samples fill no batch of {batch}, the model's own, and are left out")
+        left = min(total, wanted) - taken
+        notes.append(f"{left} samples fill no batch of {batch}, the model's own, and are left out")
     if taken < total and not synthetic:
         source = f"{source}, {taken:,} of {total:,} samples"
 
@@ -348,6 +349,6 @@ def _notes(blocks: Sequence[Block], specs: Sequence[InputSpec], taken: int, synt
         column = blocks[0].columns.get(spec.name)
         if column is not None and column.dtype.kind in "iu" and column.dtype.itemsize == 1 and spec.dtype.kind == "f":
             yield (
-                f"input {quote(spec.name)} takes {spec.dtype} and the data are {column.dtype}: they are fed as they are, "
-                "not normalised"
+                f"input {quote(spec.name)} takes {spec.dtype} and the data are {column.dtype}: "
+                "they are fed as they are, not normalised"
             )

@@ -34,11 +34,10 @@ def names(given: Iterable[object], specs: Sequence[InputSpec], where: str) -> No
     there, wanted = {str(g) for g in given}, {s.name for s in specs}
     if there == wanted:
         return
-    parts = [
-        f"{word} {shown(keys)}" for word, keys in (("missing", wanted - there), ("extra", there - wanted)) if keys
-    ]
+    parts = [f"{word} {shown(keys)}" for word, keys in (("missing", wanted - there), ("extra", there - wanted)) if keys]
     raise DataError(
-        f"{where} does not have the model's inputs ({'; '.join(parts)}): give one array per input, named {shown(wanted)}"
+        f"{where} does not have the model's inputs ({'; '.join(parts)}): "
+        f"give one array for each of {shown(wanted)}, and no other"
     )
 
 

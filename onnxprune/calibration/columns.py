@@ -114,7 +114,7 @@ class Spool:
 
     def __init__(self) -> None:
         with _disk():
-            self._file = cast(BinaryIO, tempfile.TemporaryFile())
+            self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (closed by the finalizer)
         self._end = 0
         self._lock = threading.Lock()
         weakref.finalize(self, self._file.close)

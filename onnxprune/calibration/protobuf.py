@@ -63,9 +63,11 @@ def items_of(folders: Sequence[Path], specs: Sequence[InputSpec]) -> Iterator[tu
 def _tensor(path: Path) -> onnx.TensorProto:
     beginning(path)
     try:
-        return onnx.TensorProto.FromString(path.read_bytes())
+        tensor = onnx.TensorProto()
+        tensor.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf has its own
         raise DataError(f"{_place(path)} is no tensor ({type(error).__name__}): write a TensorProto") from None
+    return tensor
 
 
 def _array(tensor: onnx.TensorProto, path: Path) -> np.ndarray:

@@ -59,9 +59,7 @@ def arrays_of(item: object, where: str) -> dict[str, Any]:
     return {str(k): checks.as_array(v, f"{where}: input {str(k)!r}") for k, v in item.items()}
 
 
-def blocks_of(
-    items: Iterator[tuple[str, Any]], specs: Sequence[InputSpec], layout: Layout, wanted: int
-) -> list[Block]:
+def blocks_of(items: Iterator[tuple[str, Any]], specs: Sequence[InputSpec], layout: Layout, wanted: int) -> list[Block]:
     """Return the first `wanted` samples of a stream of feeds, checked and kept in a temporary file.
 
     Raises:

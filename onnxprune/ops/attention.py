@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from onnxprune.ops.quantized import columns, in_range, only_one
+from onnxprune.ops.quantized import columns, only_one
 from onnxprune.ops.registry import Need, Node, Quantized, Shape, Site, Sized, Unsupported, operator
 from onnxprune.tensors import Tensor, drop_axes, insert_axes
 
@@ -23,7 +24,9 @@ rotary = operator("RotaryEmbedding", doc="dimensions that are turned together, w
 ms_rotary = operator("RotaryEmbedding", domain=MS, doc="as RotaryEmbedding of ai.onnx")
 multi_head = operator("MultiHeadAttention", domain=MS, doc="as Attention of ai.onnx, with the projections' bias")
 grouped_query = operator(
-    "GroupQueryAttention", domain=MS, doc="whole groups of heads; dimensions in blocks of 8 (16 if rotary), alike in q, k and v"
+    "GroupQueryAttention",
+    domain=MS,
+    doc="whole groups of heads; dimensions in blocks of 8 (16 if rotary), alike in q, k and v",
 )
 projected = operator("Attention", domain=MS, doc="as Attention of ai.onnx, with the columns of the merged projections")
 q_projected = operator(
@@ -54,9 +57,15 @@ def attend(op: Site, q: Tensor, k: Tensor, v: Tensor, *biases: Tensor | None) ->
     if q.shape[HEADS] != k.shape[HEADS]:
         k, v = op.take(k, HEADS, serves), op.take(v, HEADS, serves)
     scores = op.contract("bhsd,bhtd->bhst", q, k)
-    scores = op.unify(scores, *(b for b in biases if b is not None), zero="none")
+    scores = op.unify(scores, *(_over_tokens(op, b) for b in biases if b is not None), zero="none")
     scores = op.tie(scores, 3, why="normalised together")
     return op.contract("bhst,bhtd->bhsd", scores, v), Tensor(scores.shape, scores.arrays)
+
+
+def _over_tokens(op: Site, bias: Tensor) -> Tensor:
+    """Returns what is added to scores with its last axis shrunk: it may be shorter than the keys, or longer."""
+    bias = op.tie(bias, len(bias.shape) - 1, why="stands for tokens")
+    return Tensor((*bias.shape[:-1], 1), bias.arrays, bias.zero)
 
 
 def extended(op: Site, past: Tensor | None, t: Tensor) -> Tensor:
@@ -64,17 +73,19 @@ def extended(op: Site, past: Tensor | None, t: Tensor) -> Tensor:
     return t if past is None else op.concat([past, t], TOKENS)
 
 
-def as_output(op: Site, t: Tensor, k: int) -> Tensor | None:
-    """Returns `t` with the tokens that output `k` has (a buffer may have more), None where it is not asked for."""
-    if k >= len(op.node.outputs) or not op.node.outputs[k].name:
-        return None
-    shape = op.out_shape(k)
-    return Tensor(tuple(m if n != m and not t.labelled(axis) else n for axis, (n, m) in enumerate(zip(t.shape, shape, strict=True))), t.arrays, t.zero)
+def _cut_up(op: Site, t: Tensor, axis: int, widths: Sequence[int]) -> list[Tensor]:
+    """Returns the parts of these widths that stand behind each other along `axis`."""
+    ends = np.cumsum([0, *widths])
+    return [op.take(t, axis, np.arange(a, b)) for a, b in pairwise(ends)]
 
 
 def outputs(op: Site, y: Tensor, *more: Tensor | None) -> list[Tensor | None]:
-    """Returns one tensor for each output of the node."""
-    return [y, *(None if t is None else as_output(op, t, k + 1) for k, t in enumerate(more))][: len(op.node.outputs)]
+    """Returns one tensor for each output of the node, with as many tokens as it has (a buffer may have more)."""
+    found: list[Tensor | None] = [y]
+    for k, v in enumerate(op.node.outputs[1:], 1):
+        t = more[k - 1] if v.name and k <= len(more) else None
+        found.append(t if t is None else Tensor(op.out_shape(k), t.arrays, t.zero))
+    return found
 
 
 def living_heads(kept: np.ndarray, size: int) -> int:
@@ -95,16 +106,8 @@ def couple_attention(op: Site) -> list[Tensor | None]:
     heads = op.attr("q_num_heads", 0), op.attr("kv_num_heads", 0)
     q, k, v = (split_heads(op, op[slot], heads[slot > 0]) for slot in range(3))
     k, v = extended(op, op.get(4), k), extended(op, op.get(5), v)
-    y, scores = attend(op, q, k, v, _mask(op, op.get(3)))
+    y, scores = attend(op, q, k, v, op.get(3))
     return outputs(op, y if len(op[0].shape) == 4 else merge_heads(op, y), k, v, scores)
-
-
-def _mask(op: Site, mask: Tensor | None) -> Tensor | None:
-    """Returns a mask whose last axis may be shorter than the keys; that axis carries no labels."""
-    if mask is None:
-        return None
-    mask = op.tie(mask, len(mask.shape) - 1, why="masks tokens")
-    return Tensor((*mask.shape[:-1], 1), mask.arrays, mask.zero)
 
 
 @attention.sizes
@@ -141,9 +144,17 @@ def turned(op: Site, t: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> 
         real, imaginary = 2 * real, 2 * real + 1
     tables = [op.tie(c, *range(len(c.shape) - 1), why="is read at positions") for c in (cos, sin)]
     columns_ = [insert_axes(drop_axes(_first(c), range(len(c.shape) - 1)), range(3)) for c in tables]
-    op.unify(op.take(t, SIZE, real), op.take(t, SIZE, imaginary), *columns_, zero="none")
-    t = op.tidy(t)
-    return Tensor(t.shape, t.arrays, t.zero)
+    pairs = op.unify(op.take(t, SIZE, real), op.take(t, SIZE, imaginary), *columns_, zero="none")
+    for a in pairs.arrays:
+        one_stays(op, a)
+    return op.tidy(t)
+
+
+def one_stays(op: Site, labels: np.ndarray) -> None:
+    """Demands that not all of `labels` go: part of an axis that an operator wants to find there."""
+    whole = op.labels.fresh(1)
+    op.freeze(whole, "not all dimensions that are turned can go")
+    op.labels.derive(whole, labels.reshape(1, -1))
 
 
 def _first(t: Tensor) -> Tensor:
@@ -191,16 +202,14 @@ def couple_multi_head(op: Site) -> list[Tensor | None]:
     if not op.has(2):
         raise Unsupported("queries, keys and values packed together")
     heads, parts = op.attr("num_heads"), [op[slot] for slot in range(3)]
-    bias, at = op.get(3), 0
-    for slot in range(3) if bias is not None else ():
-        assert bias is not None
-        width = parts[slot].shape[1] * parts[slot].shape[3] if len(parts[slot].shape) == 4 else parts[slot].shape[2]
-        if len(parts[slot].shape) == 3:
-            parts[slot] = op.unify(parts[slot], op.take(bias, 0, np.arange(at, at + width)))
-        at += width
+    bias = op.get(3)
+    if bias is not None:
+        if any(len(t.shape) != 3 for t in parts):
+            raise Unsupported("a bias for keys and values that come in four axes")
+        parts = [op.unify(t, b) for t, b in zip(parts, _cut_up(op, bias, 0, [t.shape[2] for t in parts]), strict=True)]
     q, k, v = (split_heads(op, t, heads) for t in parts)
-    if op.get(6) is not None:
-        k, v = alike(op, k, v)  # the cache holds both in one size
+    if op.has(6) or len(op[1].shape) == 4:
+        k, v = alike(op, k, v)  # a cache holds both in one size
     k, v = extended(op, op.get(6), k), extended(op, op.get(7), v)
     y, scores = attend(op, q, k, v, op.get(5))
     return outputs(op, merge_heads(op, y), k, v, scores)
@@ -208,8 +217,15 @@ def couple_multi_head(op: Site) -> list[Tensor | None]:
 
 def alike(op: Site, *tensors: Tensor) -> list[Tensor]:
     """Returns tensors of (batch, heads, tokens, size) whose heads have the same dimensions."""
-    bare = [Tensor((1, t.shape[HEADS], 1, t.shape[SIZE]), tuple(a for a in t.arrays if a.shape[0] == a.shape[2] == 1)) for t in tensors]
-    op.unify(*bare, zero="none")
+    op.unify(
+        *(
+            Tensor(
+                (1, t.shape[HEADS], 1, t.shape[SIZE]), tuple(a for a in t.arrays if a.shape[0] == a.shape[TOKENS] == 1)
+            )
+            for t in tensors
+        ),
+        zero="none",
+    )
     return [op.tidy(t) for t in tensors]
 
 
@@ -243,11 +259,13 @@ def couple_grouped_query(op: Site) -> list[Tensor | None]:
     rotates, interleaved = op.attr("do_rotary", 0), bool(op.attr("rotary_interleaved", 0))
     if rotates and not op.has(7):
         raise Unsupported("no tables to turn by")
-    block = 16 if rotates and interleaved else 8
     k, v = alike(op, k, v)
-    q, k, v = (in_blocks(op, t, block) for t in (q, k, v))
     if rotates:
+        width = 2 * op[7].shape[-1]
+        q, k, v = (in_blocks(op, t, width, 16 if interleaved else 8, 16) for t in (q, k, v))
         q, k = (turned(op, t, op[7], op[8], interleaved) for t in (q, k))
+    else:
+        q, k, v = (in_blocks(op, t, 0, 8, 8) for t in (q, k, v))
     if op.has(14):
         q, k = (op.tie(t, SIZE, why="a mean of squares over the dimensions") for t in (q, k))
         op.freeze_all(op.get(14), op.get(15), why="a mean of squares over the dimensions")
@@ -265,17 +283,27 @@ def _queries(op: Site) -> list[Tensor]:
         return [op[0], op[1], op[2]]
     heads, groups = op.attr("num_heads"), op.attr("kv_num_heads")
     size = op[0].shape[2] // (heads + 2 * groups)
-    ends = np.cumsum([0, heads * size, groups * size, groups * size])
-    return [op.take(op[0], 2, np.arange(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return _cut_up(op, op[0], 2, [heads * size, groups * size, groups * size])
 
 
-def in_blocks(op: Site, t: Tensor, block: int) -> Tensor:
-    """Returns `t`, whose dimensions go in blocks, since the operator takes no other head sizes."""
-    batch, heads, tokens, size = t.shape
-    if size % block:
-        return op.tie(t, SIZE, why=f"head sizes are multiples of {block}")
-    rows = op.tie(op.reshape(t, (batch, heads, tokens, size // block, block)), 4, why="head sizes are multiples of 8")
-    return op.reshape(rows, t.shape)
+def in_blocks(op: Site, t: Tensor, width: int, turned_block: int, block: int) -> Tensor:
+    """Returns `t`, whose dimensions go in blocks, since the operator takes no other head sizes.
+
+    Args:
+        op: the node.
+        t: (batch, heads, tokens, size).
+        width: how many dimensions are turned; halves of them go in pairs of blocks.
+        turned_block: size of their blocks.
+        block: size of the other blocks.
+    """
+    for start, end, step in ((0, width, turned_block), (width, t.shape[SIZE], block)):
+        part = op.take(t, SIZE, np.arange(start, end))
+        if (end - start) % block:
+            op.tie(t, SIZE, why=f"head sizes are multiples of {block}")
+        elif end > start:
+            rows = (*t.shape[:SIZE], (end - start) // step, step)
+            op.tie(op.reshape(part, rows), 4, why=f"head sizes are multiples of {block}")
+    return op.tidy(t)
 
 
 def extended_cache(op: Site, past: Tensor | None, t: Tensor) -> Tensor:
@@ -328,31 +356,19 @@ def couple_q_projected(op: Site) -> list[Tensor | None]:
 
 
 def _attend_projected(op: Site, y: Tensor, past: int, bias: int | None) -> list[Tensor | None]:
-    heads, widths = op.attr("num_heads"), projected_widths(op, y.shape[2])
-    ends = np.cumsum([0, *widths])
-    parts = [op.take(y, 2, np.arange(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-    q, k, v = (split_heads(op, t, heads) for t in parts)
+    parts = _cut_up(op, y, 2, projected_widths(op, y.shape[2]))
+    q, k, v = (split_heads(op, t, op.attr("num_heads")) for t in parts)
     if op.attr("do_rotary", 0):
         q, k = (op.tie(t, SIZE, why="is turned by its place in the head") for t in (q, k))
-    if not op.has(past):
-        present = len(op.node.outputs) > 1 and op.node.outputs[1].name
-        k, v = alike(op, k, v) if present else (k, v)
-    else:
-        k, v = alike(op, k, v)
+    present = len(op.node.outputs) > 1 and bool(op.node.outputs[1].name)
+    if op.has(past) or present:
+        k, v = alike(op, k, v)  # the cache holds both in one tensor
+    if op.has(past):
         cache = op.tie(op[past], 0, 1, 3, why="a cache of keys and values")
-        cache = Tensor((1, cache.shape[2], 1, cache.shape[4]), tuple(a[0] for a in cache.arrays))
-        k, v = (op.unify(t, cache, zero="none") for t in (k, v))
-    y, _ = attend_padded(op, q, k, v, None if bias is None else op.get(bias))
-    both = op.unify(insert_axes(k, [0]), insert_axes(v, [0]), zero="none") if len(op.node.outputs) > 1 and op.node.outputs[1].name else None
-    return outputs(op, merge_heads(op, y), None if both is None else Tensor((2, *both.shape[1:]), both.arrays))
-
-
-def attend_padded(op: Site, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns attention where the bias has more tokens than the keys, because a cache stands before them."""
-    if bias is not None and bias.shape[-1] != k.shape[TOKENS]:
-        bias = op.tie(bias, len(bias.shape) - 1)
-        bias = Tensor((*bias.shape[:-1], 1), bias.arrays)
-    return attend(op, q, k, v, bias)
+        one = Tensor((1, cache.shape[2], 1, cache.shape[4]), tuple(a.reshape(a.shape[1:]) for a in cache.arrays))
+        k, v = (op.unify(t, one, zero="none") for t in (k, v))
+    y, _ = attend(op, q, k, v, None if bias is None else op.get(bias))
+    return outputs(op, merge_heads(op, y), insert_axes(op.unify(k, v), [0]) if present else None)
 
 
 def projected_widths(op: Site | Sized, total: int) -> tuple[int, int, int]:
@@ -368,7 +384,7 @@ def size_projected(op: Sized) -> Iterable[Need]:
     """Number of heads and widths of q, k and v follow; the scale stays what it was."""
     heads, widths = op.attr("num_heads"), projected_widths(op, op.old(1)[1])
     kept, ends = op.kept(1, 1), np.cumsum([0, *widths])
-    parts = [kept[(kept >= a) & (kept < b)] - a for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    parts = [kept[(kept >= a) & (kept < b)] - a for a, b in pairwise(ends)]
     alive = living_heads(parts[0], widths[0] // heads)
     if alive != heads:
         yield Need("num_heads", alive)
@@ -384,5 +400,4 @@ def macs_projected(op: Node, x: Sequence[Shape | None], y: Sequence[Shape]) -> i
     """The projections, queries times keys, and scores times values."""
     assert x[0] is not None and x[1] is not None
     (batch, tokens, width), out = x[0], x[1][1]
-    past = x[8 if op.op == "QAttention" else 4] if len(x) > 4 else None
     return int(batch * tokens * (width * out + (out - y[0][2]) // 2 * tokens + y[0][2] * tokens))

@@ -12,7 +12,6 @@ import numpy as np
 from onnxprune.ops.conv import convolve, living_groups, macs_conv, with_bias
 from onnxprune.ops.matmul import macs_gemm, matrix_product
 from onnxprune.ops.normalization import (
-    couple_rms_norm,
     mean_and_variance,
     restored_root_mean_square,
     root_mean_square,
@@ -105,7 +104,8 @@ def couple_skip_layer_norm(op: Site) -> list[Tensor | None]:
     """The sum of input, residual and bias is normalised, and may be an output of its own."""
     total = _sum(op, 4)
     y, stats = mean_and_variance(op, total, op[2], op.get(3))
-    return [y, stats, stats, op.tidy(total)][: len(op.node.outputs)]
+    found: list[Tensor | None] = [y, stats, stats, op.tidy(total)]
+    return found[: len(op.node.outputs)]
 
 
 def _sum(op: Site, bias: int) -> Tensor:
@@ -134,7 +134,7 @@ def couple_simplified(op: Site) -> list[Tensor | None]:
     """The name of RMSNormalization before opset 23."""
     if any(v.name for v in op.node.outputs[1:]):
         raise Unsupported("its statistics are read")
-    return [couple_rms_norm(op), None][: len(op.node.outputs)]
+    return [root_mean_square(op, op[0], 1), *[None] * (len(op.node.outputs) - 1)]
 
 
 simplified.sizes(size_rms_norm)

@@ -17,7 +17,7 @@ gather = operator(
     size_slots=(1,),
     doc="constant indices move labels; computed ones tie the axis (an embedding's other axis passes)",
 )
-gather_nd = operator("GatherND", size_slots=(1,), doc="the indexed axes are tied, the others pass")
+gather_nd = operator("GatherND", size_slots=(1,), doc="the indexed axes are tied, the others pass (also those of a table)")
 scatter_nd = operator("ScatterND", size_slots=(1,), doc="the indexed axes are tied, the others unify with the updates")
 
 
@@ -58,6 +58,9 @@ def couple_gather_nd(op: Site) -> Tensor:
     """The first axes are indexed; what lies behind them passes."""
     batch, depth = op.attr("batch_dims", 0), op.shape(1)[-1]
     t = op.tie(op[0], *range(batch + depth), why="is read at computed positions")
+    if op.is_static(0) and not op.is_static(1):
+        for a in t.arrays:
+            op.produce(a)
     lead = len(op.out_shape()) - (len(t.shape) - batch - depth)
     arrays = tuple(a.reshape((1,) * lead + a.shape[batch + depth :]) for a in t.arrays)
     zero = frozenset(k - batch - depth + lead for k in t.zero if k >= batch + depth)

@@ -102,6 +102,18 @@ def couple_squeeze(op: Site) -> Tensor:
     return drop_axes(op[0], [k % rank for k in axes])
 
 
+@squeeze.sizes
+def size_squeeze(op: Sized) -> Iterable[Need]:
+    """Where no axes are given, a cut axis of which one index is left must not be squeezed with the others."""
+    if op.has(1) or op.attr("axes") is not None or all(m != 1 or n == 1 for n, m in zip(op.old(0), op.new(0), strict=True)):
+        return
+    axes = np.array([k for k, n in enumerate(op.old(0)) if n == 1], np.int64)
+    if op.version >= 13:
+        yield Need(1, (axes, axes))
+    else:
+        yield Need("axes", axes.tolist())
+
+
 @unsqueeze.coupling
 def couple_unsqueeze(op: Site) -> Tensor:
     """Inserts axes of size 1."""
@@ -337,10 +349,11 @@ def couple_pad(op: Site) -> Tensor:
         before, after = (int(n) for n in pads[:, axis])
         if before == after == 0:
             continue
-        if _mode(op) != "constant" or before < 0 or after < 0:
+        if _mode(op) != "constant":
             t = op.tie(t, axis, why="is padded with its own values")
         if t.labelled(axis):
-            index = np.concatenate([np.full(before, -1), np.arange(t.shape[axis]), np.full(after, -1)])
+            inside = np.arange(t.shape[axis])[max(-before, 0) : t.shape[axis] - max(-after, 0)]
+            index = np.concatenate([np.full(max(before, 0), -1), inside, np.full(max(after, 0), -1)])
             t = op.take(t, axis, index, fill_zero=zero)
         elif not zero:
             t = Tensor(t.shape, t.arrays)
@@ -356,7 +369,7 @@ def _mode(op: Site) -> str:
 
 @pad.sizes
 def size_pad(op: Sized) -> Iterable[Need]:
-    """On a cut axis only the padding that is kept is still added."""
+    """On a cut axis only the padding that is kept is still added, and only what is left is taken off."""
     rank = len(op.old(0))
     pads = pad_amounts(op, rank)
     if pads is None:
@@ -364,9 +377,9 @@ def size_pad(op: Sized) -> Iterable[Need]:
     new = pads.copy()
     for axis in range(rank):
         if pads[:, axis].any() and (axis in op.cut_axes(0) or op.new_out()[axis] != op.old_out()[axis]):
-            kept = op.kept_out(axis)
-            new[0, axis] = (kept < pads[0, axis]).sum()
-            new[1, axis] = (kept >= op.old_out()[axis] - pads[1, axis]).sum()
+            (before, after), kept, kept_in = pads[:, axis], op.kept_out(axis), op.kept(0, axis)
+            new[0, axis] = (kept < before).sum() - (kept_in < -before).sum()
+            new[1, axis] = (kept >= op.old_out()[axis] - after).sum() - (kept_in >= op.old(0)[axis] + after).sum()
     if np.array_equal(new, pads):
         return
     if not op.has(1):

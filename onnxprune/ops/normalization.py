@@ -35,8 +35,9 @@ def couple_batch_norm(op: Site) -> list[Tensor]:
     if op.attr("training_mode", 0) or (extra and op.version >= 14):
         x = op.tie(x, *(k for k in range(len(x.shape)) if k != 1), why="normalised over the batch")
     y = per_channel(op, x, *(op[k] for k in (1, 2, 3, 4)))
-    stats = [op.unify(op[3]) for _ in range(len(op.node.outputs) - 1)]
-    return [y, *stats]
+    running = op.unify(op[3])
+    running = Tensor(running.shape, running.arrays, running.zero if 1 in x.zero else frozenset())
+    return [y, *[running] * (len(op.node.outputs) - 1)]
 
 
 @instance_norm.coupling

@@ -1,7 +1,7 @@
 """Quantized operators: integer weights go like float ones, their cut slots stand at the zero point.
 
-The rules treat numbers as if they were dequantized: whether a reader takes off the zero point that a value was made with
-is seen to before (zero_points.py), so that `Tensor.zero` means zero here too.
+The rules treat numbers as if they were dequantized. Whether a reader takes off the zero point that a value was made
+with is seen to before (zero_points.py), so that `Tensor.zero` means zero here too.
 
 Spec: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html, https://onnx.ai/onnx/operators/onnx__QLinearConv.html,
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
@@ -19,7 +19,7 @@ from onnxprune.ops.elementwise import freeze_zero_axes
 from onnxprune.ops.matmul import macs_gemm, macs_matmul, matrix_product
 from onnxprune.ops.pooling import resized
 from onnxprune.ops.registry import Need, Node, Quantized, Shape, Site, Sized, Unsupported, operator
-from onnxprune.tensors import Tensor, Zero, drop_axes, insert_axes
+from onnxprune.tensors import Tensor, drop_axes, insert_axes
 
 MS = "com.microsoft"
 OUT = ~0
@@ -73,9 +73,7 @@ matmul_nbits = operator(
     "MatMulNBits", domain=MS, doc="outputs one by one, inputs in whole blocks if zero points are not packed across them"
 )
 gather_blocks = operator("GatherBlockQuantized", domain=MS, doc="an embedding whose channels go in whole blocks")
-qlinear_binary = {
-    name: operator(name, domain=MS, quantized=BINARY, doc="elementwise") for name in ("QLinearAdd", "QLinearMul")
-}
+qlinear_binary = operator("QLinearAdd", "QLinearMul", domain=MS, quantized=BINARY, doc="elementwise")
 qlinear_where = operator(
     "QLinearWhere",
     domain=MS,
@@ -353,9 +351,10 @@ def couple_gather_blocks(op: Site) -> Tensor:
 
 
 # ---------------------------------------------------------------- elementwise, pooling, concatenation
-_ZERO: dict[str, Zero] = {"QLinearAdd": "all", "QLinearMul": "any"}
-for _name, _home in qlinear_binary.items():
-    _home.coupling(lambda op, zero=_ZERO[_name]: op.unify(op[0], op[3], zero=zero))
+@qlinear_binary.coupling
+def couple_qlinear_binary(op: Site) -> Tensor:
+    """A sum is zero where both are, a product where one is."""
+    return op.unify(op[0], op[3], zero="all" if op.op == "QLinearAdd" else "any")
 
 
 @qlinear_where.coupling

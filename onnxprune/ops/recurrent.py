@@ -18,7 +18,7 @@ cells = operator(
 )
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 PEEPHOLES = 3
-SILENT = {"Tanh", "Relu", "LeakyRelu", "Affine", "ScaledTanh", "ThresholdedRelu", "Softsign", "Elu"}  # f(0) = 0
+SILENT = {"Tanh", "Relu", "LeakyRelu", "ScaledTanh", "ThresholdedRelu", "Softsign", "Elu"}  # f(0) = 0
 STATE_ACTIVATIONS = {"LSTM": (1, 2), "GRU": (1,), "RNN": (0,)}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from onnxprune.ops.elementwise import freeze_zero_axes
 from onnxprune.ops.pooling import resized
 from onnxprune.ops.registry import Scale, Site, Sized, Unsupported, operator
 from onnxprune.tensors import Tensor
@@ -28,7 +29,8 @@ tying = operator(
     doc="the reduced axis is tied",
 )
 softmax = operator("Softmax", "LogSoftmax", "Hardmax", doc="the axis is tied (before opset 13 all axes from it on)")
-along = operator("CumSum", "LpNormalization", "MeanVarianceNormalization", "LRN", doc="the axis is tied")
+along = operator("CumSum", "LpNormalization", doc="the axis can be cut where its slots are zero, else it is tied")
+over = operator("MeanVarianceNormalization", "LRN", doc="the channels are tied (of MeanVarianceNormalization, all axes)")
 topk = operator("TopK", size_slots=(1,), doc="the axis is tied")
 arg = operator("ArgMax", "ArgMin", doc="the axis is tied")
 trilu = operator("Trilu", doc="the last two axes are tied")
@@ -72,6 +74,8 @@ def size_mean(op: Sized) -> Iterable[Scale]:
     old, new = op.old(0), op.new(0)
     given = op.before(1) if op.has(1) else None
     axes = op.attr("axes", ()) if given is None else given.reshape(-1).tolist()
+    if not axes and op.attr("noop_with_empty_axes", 0):
+        return
     axes = axes or range(len(old))
     kept = math.prod(new[k] for k in axes) / math.prod(old[k] for k in axes)
     if kept != 1 and not op.approximate:
@@ -81,6 +85,8 @@ def size_mean(op: Sized) -> Iterable[Scale]:
 @tying.coupling
 def couple_tying(op: Site) -> Tensor:
     """Looks at every slot of the axis."""
+    if op.op == "ReduceLogSum":
+        freeze_zero_axes(op, op[0], "the logarithm of a sum that would be zero where it is cut")
     out = op.reduce(op[0], reduced_axes(op, 18), keepdims=bool(op.attr("keepdims", 1)), exact=False, why="reduced")
     return out if op.op in ("ReduceMax", "ReduceMin", "ReduceProd") else Tensor(out.shape, out.arrays)
 
@@ -97,16 +103,23 @@ def couple_softmax(op: Site) -> Tensor:
 
 @along.coupling
 def couple_along(op: Site) -> Tensor:
-    """Ties the axis, or axes, that the operator runs along."""
+    """Zero slots add nothing to running sums and norms."""
     rank = len(op[0].shape)
-    if op.op == "CumSum":
-        axis = op.value(1)
-        axes = range(rank) if axis is None else [int(axis.reshape(-1)[0]) % rank]
-    elif op.op == "LpNormalization":
+    if op.op == "LpNormalization":
         axes = [op.attr("axis", -1) % rank]
     else:
-        axes = [1] if op.op == "LRN" else [k % rank for k in op.attr("axes", (0, 2, 3))]
-    return op.tie(op[0], *axes, why="runs along the axis")
+        axis = op.value(1)
+        axes = list(range(rank)) if axis is None else [int(axis.reshape(-1)[0]) % rank]
+    t = op.tie(op[0], *(k for k in axes if k not in op[0].zero), why="runs along slots that are not zero when cut")
+    return t if op.op == "LpNormalization" else Tensor(t.shape, t.arrays, t.zero - set(axes))
+
+
+@over.coupling
+def couple_over(op: Site) -> Tensor:
+    """LRN normalises over channels; MeanVarianceNormalization has no epsilon in onnxruntime."""
+    if op.op == "LRN":
+        return op.tie(op[0], 1, why="normalised together")
+    return op.tie_all(op[0], "onnxruntime divides by a variance that would be zero where it is cut")
 
 
 @topk.coupling

@@ -215,7 +215,7 @@ def build(case: Case, consumer: Consumer = "matmul", seed: int = 0) -> onnx.Mode
     b = _Builder(case, seed)
     names = b.operator()
     probe = b.model([helper.make_empty_tensor_value_info(n) for n in names])
-    sizes = [run(probe, feeds(probe, n, seed)) for n in (2, 3)]
+    sizes = run(probe, *(feeds(probe, n, seed) for n in (2, 3)))
     outputs = []
     for name, one, other in zip(names, *sizes, strict=True):
         moving = [k for k, (m, n) in enumerate(zip(one.shape, other.shape, strict=True)) if m != n]
@@ -273,11 +273,11 @@ def feeds(model: onnx.ModelProto, batch: int, seed: int, case: Case | None = Non
     return found
 
 
-def run(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[Array]:
-    """Returns what onnxruntime computes, with basic optimisations, on one thread."""
+def run(model: onnx.ModelProto, *inputs: Mapping[str, Array]) -> list[list[Array]]:
+    """Returns the outputs that onnxruntime computes for each of the inputs, with basic optimisations, on one thread."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(y) for y in session.run(None, dict(inputs))]
+    return [[np.asarray(y) for y in session.run(None, dict(i))] for i in inputs]

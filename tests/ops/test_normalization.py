@@ -19,6 +19,16 @@ ROWS = [
     Case("BatchNormalization", (X, *STATISTICS), {"training_mode": 1}, 15, outputs=3, units=(8,)),
     Case(
         "BatchNormalization",
+        (SHIFTED, *STATISTICS),
+        {"training_mode": 1},
+        15,
+        outputs=3,
+        units=(8,),
+        summed=(),
+        why="the running statistics are those of slots that are not zero",
+    ),
+    Case(
+        "BatchNormalization",
         (Data((0, 8, 5), (2,)), *STATISTICS),
         {"training_mode": 1},
         15,

@@ -46,8 +46,8 @@ ROWS = [
     Case("GridSample", (SHIFTED, Data((0, 4, 3, 2), (), ("Tanh",))), opset=20, units=(8,), summed=()),
     Case("GridSample", (Data((0, 8, 6, 6), (2,)), Data((0, 4, 3, 2), ())), units=(), why="positions are computed"),
     Case("GridSample", (Data((0, 8, 6, 6), ()), Data((0, 4, 3, 2), (1,))), units=(), why="positions are computed"),
-    Case("RoiAlign", (X, ROIS, np.array([0, 1, 0])), {"output_height": 2, "output_width": 2}, 16, units=(3, 8)),
-    Case("RoiAlign", (X, ROIS, np.array([0, 1, 0])), {"mode": "max", "output_height": 2}, 10, units=(3, 8)),
+    Case("RoiAlign", (X, ROIS, np.array([0, 1, 0])), {"output_height": 2, "output_width": 2}, 16, units=(8,)),
+    Case("RoiAlign", (X, ROIS, np.array([0, 1, 0])), {"mode": "max", "output_height": 2}, 10, units=(8,)),
     Case(
         "MaxRoiPool",
         (X, np.concatenate([np.zeros((3, 1), np.float32), ROIS], 1)),
