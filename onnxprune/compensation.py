@@ -30,8 +30,8 @@ from onnxprune.tensors import Tensor
 from onnxprune.units import Units
 
 RIDGES = (1e-4, 1e-2, 1.0)
-SHARE = 0.125  # of the positions of a convolution or sequence
-LEAST_ROWS = 8  # rows for each feature that are aimed at, if there are as many
+SHARE = 0.25  # of the positions of a convolution or sequence
+LEAST_ROWS = 24  # rows for each feature that are aimed at, if there are as many
 MOST_ROWS = 1 << 17
 CHECK_EVERY = 8  # one batch in so many is held out to choose the ridge
 MOST_FEATURES = 8192
@@ -201,7 +201,7 @@ class _Walk:
             frontier.advance(layer.index + 1)
             fit, check = self._moments(layer, frontier, frontier)
             h, r = (fit + check).centred()
-            problems[k] = (h[0], r[0], float((fit + check).tt.sum()))
+            problems[k] = (h[0], r[0] * layer.gain[:, None], float(layer.gain**2 @ (fit + check).tt[0]))
         for g, layers in early.items():
             group = self.units.groups[g]
             own = [
@@ -242,7 +242,7 @@ class _Walk:
             both = moments[0] + moments[1]
             h, r = both.centred()
             group = self.units.groups[g]
-            problem = Problem.of(h[0], r[0], self._features(layer, group.units), float(both.tt.sum()))
+            problem = Problem.of(h[0], r[0] * layer.gain[:, None], self._features(layer, group.units), float(both.tt.sum()))
             gone = eliminate([problem], len(group.units), self.counts[g])
             rest = np.setdiff1d(np.arange(len(group.units)), gone)
             self._cut(group.units[gone], group.units[np.concatenate([gone, rest])])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.constants import constants
 from onnxprune.coupling import Coupling, Use
@@ -27,6 +28,7 @@ class Layer:
         labels: (g, f) label of each input feature, -1 where it has none.
         rows: (g, o) label of each output, -1 where it has none.
         bias: where a bias of its own can be written: (node, slot, name or None, shape); None where there is no place.
+        gain: factor that each output gets behind the node (a BatchNormalization's scale), 1 where there is none.
         other: the branch that is added behind it, and the factors its output gets on the way there.
     """
 
@@ -36,6 +38,7 @@ class Layer:
     labels: Array
     rows: Array
     bias: Bias | None
+    gain: npt.NDArray[np.float64]
     other: Branch | None
 
 
@@ -101,7 +104,11 @@ class _Finder:
         use = use or Use(index, view.weight, str(name), shape, ())
         matrix = view.matrix(np.empty(shape, bool))
         features, rows = self._labels(use, view, matrix.shape)
-        return Layer(index, view, use, features, rows, self._bias(index, view, matrix.shape), self._branch(index, view))
+        factor, other = self._behind(index)
+        outs = matrix.shape[0] * matrix.shape[1]
+        gain = np.ones(outs) if factor.size == 1 else np.abs(factor).reshape(-1)
+        bias = self._bias(index, view, matrix.shape)
+        return Layer(index, view, use, features, rows, bias, gain if gain.size == outs else np.ones(outs), other)
 
     @cached_property
     def _version(self) -> int:
@@ -153,8 +160,11 @@ class _Finder:
             Bias(index, slot, v.name, shape) if int(np.prod(shape)) == outs and max(shape, default=0) == outs else None
         )
 
-    def _branch(self, index: int, view: Linear) -> Branch | None:
-        """Returns the branch that is added to the output, behind per-channel factors and constants, if it is there earlier."""
+    def _behind(self, index: int) -> tuple[np.ndarray, Branch | None]:
+        """Returns the per-channel factors behind an output, and the branch that is added after them.
+
+        There is a branch only if it is computed before the node and nothing else reads what lies between.
+        """
         node = self.coupling.nodes[index]
         name, rank = node.outputs[0].name, len(self.coupling.trace.shapes[node.outputs[0].name or ""][0])
         factor = np.ones((1,) * rank)
@@ -162,29 +172,22 @@ class _Finder:
             at, slot = self.readers[name][0]
             step = self.coupling.nodes[at]
             other = step.inputs[1 - slot] if len(step.inputs) == 2 and slot < 2 else None
-            if step.op_type in PASSING:
-                pass
-            elif step.op_type == "BatchNormalization" and slot == 0 and not step.attributes.get("training_mode"):
+            if step.op_type == "BatchNormalization" and slot == 0 and not step.attributes.get("training_mode"):
                 scale, var = (self._constant(step.inputs[k]) for k in (1, 4))
                 if scale is None or var is None:
-                    return None
+                    break
                 epsilon = step.attributes["epsilon"].as_float() if "epsilon" in step.attributes else 1e-5
                 factor = factor * (scale / np.sqrt(var + epsilon)).reshape([-1 if k == 1 else 1 for k in range(rank)])
-            elif (
-                step.op_type == "Mul"
-                and other is not None
-                and (c := self._constant(other)) is not None
-                and c.ndim <= rank
-            ):
+            elif step.op_type == "Mul" and other is not None and (c := self._constant(other)) is not None:
+                if c.ndim > rank:
+                    break
                 factor = factor * c
-            elif step.op_type == "Add" and other is not None and other.name in self.tensors:
-                pass
-            elif step.op_type == "Add" and other is not None and other.name:
-                return self._found(index, other.name, factor)
-            else:
-                return None
+            elif step.op_type == "Add" and other is not None and other.name not in self.tensors:
+                return factor, self._found(index, other.name or "", factor)
+            elif step.op_type != "Add" and step.op_type not in PASSING:
+                break
             name = step.outputs[0].name
-        return None
+        return factor, None
 
     def _found(self, index: int, name: str, factor: np.ndarray) -> Branch | None:
         """Returns the branch if it is computed before the node, in the same shape, and the factors can be divided by."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-DAMP = 1e-3
+DAMP = 1e-2
 STEPS = 96  # at most as many updates of the inverse; larger layers lose several units in one
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
 from onnxprune.criteria import CRITERIA
-from onnxprune.errors import UsageError, quote
+from onnxprune.errors import DataError, UsageError, quote
 
 COMPENSATE = ("auto", "none", "bias", "lstsq")
 ALLOCATION = ("auto", "uniform")
@@ -76,6 +76,24 @@ class Options:
         return {**asdict(self), "targets": dict(self.targets)}
 
 
+def replayed(options: Options, plan: dict[str, Any]) -> Options:
+    """Returns options with what a plan was made with wherever that decides about the written bytes.
+
+    Raises:
+        DataError: the plan's own options make no sense.
+    """
+    try:
+        return replace(
+            options,
+            compensate=str(plan.get("compensate", "auto")),
+            criterion=None if plan.get("criterion") is None else str(plan["criterion"]),
+            samples=None if plan.get("samples") is None else int(plan["samples"]),
+            seed=int(plan.get("seed", 0)),
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the plan's options can't be read ({error}); make the plan anew with --plan") from error
+
+
 def checked(options: Options, *, replay: bool) -> Options:
     """Returns the options if they make sense.
 
@@ -111,7 +129,7 @@ def one_of(option: str, value: str, known: Sequence[str]) -> None:
         UsageError: it is not; the nearest one is named.
     """
     if value not in known:
-        near = get_close_matches(value, known, 1)
+        near = get_close_matches(value, known, 1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(f"{option} {quote(value)} is not known: {hint}one of {', '.join(known)}")
 

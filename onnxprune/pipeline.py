@@ -28,7 +28,7 @@ from onnxprune.findings import collapse_warnings, frozen_rows, group_rows, notes
 from onnxprune.inputs import specs
 from onnxprune.labels import Array
 from onnxprune.model import Source, check_output, check_unchanged, load, save
-from onnxprune.options import Options, checked
+from onnxprune.options import Options, checked, replayed
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, make_plan, replay
 from onnxprune.report import Count, Inspection, Report, Validation
@@ -195,16 +195,16 @@ def prune(
         samples=samples,
         seed=seed,
     )
-    options = checked(wanted, replay=apply is not None)
+    plan = Plan.load(apply) if apply is not None and not isinstance(apply, Plan) else apply
+    options = checked(wanted if plan is None else replayed(wanted, plan.options), replay=plan is not None)
     providers = provider_names(provider)
     clock = _Clock(progress)
-    plan = Plan.load(apply) if apply is not None and not isinstance(apply, Plan) else apply
     with clock.stage("load"):
         source = load(model)
         if output is not None:
             check_output(Path(output), source, in_place)
     opened = plan.approximate if plan else approximate
-    coupling = _coupled(source, opened, seed, providers, clock)
+    coupling = _coupled(source, opened, options.seed, providers, clock)
     data: Calibration | None = None
     if calibration is not None and data_script is not None:
         raise UsageError("calibration data and a data script are both given: give one of them")
@@ -222,7 +222,7 @@ def prune(
         with clock.stage("calibrate"):
             chosen = _mended(chosen, options, data, providers, choose=plan is None, progress=progress)
     with clock.stage("cut"):
-        pruned = source.model.clone() if dry_run else cut(chosen.cutting, chosen.rewrite)
+        pruned = cut(chosen.cutting, chosen.rewrite)
     real = data is not None and not data.synthetic
     judge = Judge(
         source.model,

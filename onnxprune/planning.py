@@ -104,12 +104,9 @@ def replay(coupling: Coupling, plan: Plan, sha256: str) -> tuple[Cutting, Rewrit
     units = find_units(coupling)
     if [(g.name, len(g)) for g in units.groups] != [(g.name, g.units) for g in plan.groups]:
         raise DataError("the plan's groups are not those of the model; make the plan anew with this version")
-    places = [np.array(g.cut, np.int64) for g in plan.groups]
-    if any(
-        len(p) >= g.units or (len(p) and not 0 <= p.min() <= p.max() < g.units)
-        for p, g in zip(places, plan.groups, strict=True)
-    ):
+    if any(len(g.cut) >= max(g.units, 1) or not all(0 <= k < g.units for k in g.cut) for g in plan.groups if g.cut):
         raise DataError("the plan cuts units that are not there, or all of a group; make the plan anew")
+    places = [np.array(g.cut, np.int64) for g in plan.groups]
     dead = np.concatenate([np.zeros(0, np.int64), *(g.units[p] for g, p in zip(units.groups, places, strict=True))])
     cutting = Cutting(units, np.unique(dead))
     rewrite = rewrite_sizes(cutting)

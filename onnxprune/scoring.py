@@ -9,6 +9,7 @@ from onnxprune.constants import constants
 from onnxprune.coupling import Use
 from onnxprune.criteria import Criterion
 from onnxprune.labels import Array
+from onnxprune.ops.zero_points import is_parameter_of_numbers, real
 from onnxprune.tensors import spans
 from onnxprune.units import Units
 
@@ -30,9 +31,12 @@ def score(units: Units, criterion: Criterion, seed: int) -> tuple[Scores, ...]:
     counts = [0] * len(units.groups)
     for (u, k), where in sorted(wanted.items()):
         use = units.coupling.uses[u]
+        node = units.coupling.nodes[use.node]
+        if is_parameter_of_numbers(node, use.slot):
+            continue
         values = tensors[use.name].numpy()
-        if values.dtype.kind not in "f":
-            values = values.astype(np.float32)
+        if values.dtype.kind != "f":
+            values = real(node, use.slot, values)
         rng = np.random.default_rng([seed, u, k])
         cells = criterion(_rows(values, use, use.arrays[k]), rng)
         per_unit = _per_unit(units, use.arrays[k], cells)

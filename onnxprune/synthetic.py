@@ -220,7 +220,7 @@ def _draw(
 
 # ---------------------------------------------------------------- noise
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], declared: Sequence[int | str | None]) -> np.ndarray:
-    """Return normal noise, pink along the axes of time or space, where neighbours are alike in whatever was measured."""
+    """Return normal noise, pink along time or space, where neighbours are alike in whatever was measured."""
     white = rng.standard_normal(shape, np.float32)
     axes = [axis for axis in _smooth_axes(shape, declared) if shape[axis] >= 8]
     if not axes:

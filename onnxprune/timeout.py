@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import gc
 import math
 import os
 import shutil
@@ -102,15 +101,7 @@ class _Watchdog(threading.Thread):
 def _files_in_the_making() -> list[Path]:
     """Returns the temporary files of unfinished saves in this process."""
     writing = sys.modules.get("onnxprune.writing")
-    if writing is None:
-        return []
-    transactions = [each for each in gc.get_objects() if type(each) is writing._Transaction]
-    return [file for each in transactions for file in _undone(each.made)]
-
-
-def _undone(made: list[Path]) -> list[Path]:
-    """Returns what is to be removed of a save: its data file too, unless the .onnx that names it has been moved in."""
-    return [file for file in made if file.name.startswith(".onnxprune-") or any(f.suffix == ".onnx" for f in made)]
+    return [] if writing is None else writing.unfinished()
 
 
 @contextmanager

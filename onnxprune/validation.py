@@ -100,18 +100,19 @@ class Judge:
             raise ValidationError(
                 f"the pruned model does not run ({first_line(error)}); nothing was written, please report this model"
             ) from error
-        error, tolerance = 0.0, TOLERANCE
+        moved: float | None = None
+        tolerance = TOLERANCE
         if self.exact:
-            error = max(difference(m, f, r) for m, f, r in zip(self.expected, found, self.reference, strict=False))
-            tolerance = self._tolerance(error)
-            if not error <= tolerance:
+            moved = max(difference(m, f, r) for m, f, r in zip(self.expected, found, self.reference, strict=False))
+            tolerance = self._tolerance(moved)
+            if not moved <= tolerance:
                 raise ValidationError(
-                    f"the pruned model differs from the masked original by {error:.1e} (allowed {tolerance:.1e}); "
+                    f"the pruned model differs from the masked original by {moved:.1e} (allowed {tolerance:.1e}); "
                     "nothing was written, please report this model, or freeze what is wrong with --exclude"
                 )
         return Validation(
             provider=self.providers,
-            error=error,
+            error=moved,
             tolerance=tolerance,
             sizes=tuple(_shapes(f) for f in self.feeds[: self.sizes]),
             fidelity=tuple(self._fidelity(found)),

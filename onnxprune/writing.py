@@ -38,6 +38,7 @@ EXTERNAL_FROM = 1024
 _ALIGN_FROM = 1 << 16  # tensors from this size start on a page, so that runtimes can map them
 _PAGE, _WORD = 4096, 16
 _CHUNK = 1 << 22
+_PREFIX = ".onnxprune-"  # of temporary files
 _ROOM = 1 << 26  # bytes that everything but the tensors may take in a model of nearly 2 GiB
 _STEM_BYTES = 200  # file names end at 255 bytes, and the hash must fit
 
@@ -96,6 +97,7 @@ def save(
     _check_folder(path)
     serialized = faithful.to_proto(model)
     transaction = _Transaction(path)
+    _OPEN.add(transaction)
     try:
         data_file = _place_tensors(serialized, transaction, external)
         temporary = transaction.create(".onnx")
@@ -119,7 +121,7 @@ def save(
     return (path,) if data_file is None else (path, data_file)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Transaction:
     """The files that a save has made so far; what is not moved in at the end is removed."""
 
@@ -128,7 +130,7 @@ class _Transaction:
 
     def create(self, suffix: str) -> Path:
         """Returns a new empty file beside the place of the model."""
-        new = self.path.absolute().parent / f".onnxprune-{secrets.token_hex(8)}{suffix}"
+        new = self.path.absolute().parent / f"{_PREFIX}{secrets.token_hex(8)}{suffix}"
         # Not by tempfile, whose files only their owner may read: this one is to stay.
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         self.made.append(new)
@@ -151,11 +153,25 @@ class _Transaction:
         self.made.clear()
         _flush_folder(self.path.absolute().parent)
 
+    def unfinished(self) -> list[Path]:
+        """Returns what was made and not moved in; the data file too, unless the .onnx that names it has been."""
+        moved_in = any(file.suffix == ".onnx" and not file.exists() for file in self.made)
+        return [file for file in list(self.made) if file.name.startswith(_PREFIX) or not moved_in]
+
     def clean_up(self) -> None:
         """Removes what was made and not moved in."""
-        for file in self.made:
+        for file in self.unfinished():
             with contextlib.suppress(OSError):  # the error that led here says more
                 file.unlink(missing_ok=True)
+        _OPEN.discard(self)
+
+
+_OPEN: set[_Transaction] = set()
+
+
+def unfinished() -> list[Path]:
+    """Returns the files of saves that are under way in this process: what to remove if it must end at once."""
+    return [file for each in list(_OPEN) for file in each.unfinished()]
 
 
 def _flush(file: BinaryIO) -> None:

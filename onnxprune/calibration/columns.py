@@ -25,7 +25,7 @@ from onnxprune.errors import DataError, RunError, quote
 
 __all__ = ["ArrayRows", "CachedRows", "Column", "DeflatedRows", "FileRows", "Merged", "Picked", "Spool"]
 
-_PIECE = 1 << 22  # bytes that a stream is read by
+_PIECE = 1 << 20  # bytes that a stream is read by
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Spool:
 
     def append(self, data: np.ndarray | bytes) -> int:
         """Write an array's elements, or bytes, at the end and return where they begin."""
-        raw = data if isinstance(data, bytes) else _bytes(np.ascontiguousarray(data))
+        raw: Any = data if isinstance(data, bytes) else _bytes(np.ascontiguousarray(data))
         with self.reader() as file, _disk():
             start = self._end
             file.seek(start)

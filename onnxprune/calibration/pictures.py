@@ -26,7 +26,7 @@ from onnxprune.inputs import InputSpec
 __all__ = ["SUFFIXES", "Geometry", "PictureOptions", "finish", "from_pictures", "geometry", "picture_files"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # none that runs another program
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # none that runs another program
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _MAX_PIXELS = 1 << 28
 _MAX_FILES = 2_000_000
@@ -219,7 +219,7 @@ def decode(path: Path, shape: Geometry) -> np.ndarray:
         beginning(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; the size is looked at below
-            with image_module.open(path, formats=_FORMATS) as image:
+            with image_module.open(path, formats=_formats()) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     raise DataError(f"{where} has {image.width} x {image.height} pixels: make it smaller")
                 longer = max(shape.height, shape.width)
@@ -266,6 +266,14 @@ def pillow() -> ModuleType:
             "pictures need Pillow, which is not installed: pip install 'onnxprune[images]', or give arrays (.npz)"
         ) from None
     return Image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that this build of Pillow can read, of those that are let in."""
+    image_module = pillow()
+    image_module.init()
+    return tuple(f for f in _FORMATS if f in image_module.OPEN)
 
 
 def _pillow_ops() -> ModuleType:

@@ -361,8 +361,8 @@ def _attend_projected(op: Site, y: Tensor, past: int, bias: int | None) -> list[
     if op.attr("do_rotary", 0):
         q, k = (op.tie(t, SIZE, why="is turned by its place in the head") for t in (q, k))
     present = len(op.node.outputs) > 1 and bool(op.node.outputs[1].name)
-    if op.has(past) or present:
-        k, v = alike(op, k, v)  # the cache holds both in one tensor
+    if op.has(past) or present or op.op == "QAttention":
+        k, v = alike(op, k, v)  # the cache holds both in one tensor; QAttention knows one width only
     if op.has(past):
         cache = op.tie(op[past], 0, 1, 3, why="a cache of keys and values")
         one = Tensor((1, cache.shape[2], 1, cache.shape[4]), tuple(a.reshape(a.shape[1:]) for a in cache.arrays))
@@ -389,7 +389,7 @@ def size_projected(op: Sized) -> Iterable[Need]:
     if alive != heads:
         yield Need("num_heads", alive)
     new = [len(p) for p in parts]
-    if new != list(widths) and (op.attr("qkv_hidden_sizes") or len(set(new)) > 1):
+    if op.op == "Attention" and new != list(widths) and (op.attr("qkv_hidden_sizes") or len(set(new)) > 1):
         yield Need("qkv_hidden_sizes", new)
     yield from old_scale(op, widths[0] // heads, new[0] // alive)
 

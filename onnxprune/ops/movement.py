@@ -108,6 +108,8 @@ def size_squeeze(op: Sized) -> Iterable[Need]:
     if op.has(1) or op.attr("axes") is not None or all(m != 1 or n == 1 for n, m in zip(op.old(0), op.new(0), strict=True)):
         return
     axes = np.array([k for k, n in enumerate(op.old(0)) if n == 1], np.int64)
+    if not axes.size:
+        raise Unsupported("would squeeze an axis of which one index is left")
     if op.version >= 13:
         yield Need(1, (axes, axes))
     else:

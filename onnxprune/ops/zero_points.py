@@ -72,6 +72,12 @@ def scale_of(node: ir.Node, slot: int) -> ir.Value | None:
     return _at(node, place)
 
 
+def is_parameter_of_numbers(node: ir.Node, slot: int) -> bool:
+    """Returns whether an input is the scale or the zero point of quantized numbers."""
+    home = lookup(node)
+    return home is not None and any(slot in (q.scale, q.zero) for q in home.quantized.values())
+
+
 def real(node: ir.Node, slot: int, values: np.ndarray) -> np.ndarray:
     """Returns the numbers that a quantized constant stands for, as far as the node that reads it tells."""
     zero, scale = _content(_blank_point(node, slot)), _content(scale_of(node, slot))

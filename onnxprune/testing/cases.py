@@ -77,6 +77,7 @@ class Case:
         units: sizes of the pruning groups around it, sorted, by the specification of the operator; None where unknown.
         summed: the same under the consumer `sum`, None where it is as `units`.
         stuck: whether some cuts cannot be made, because sizes in the graph can't follow them.
+        missing: whether brute force finds slots that could go too; `why` says why they stay.
         why: why an axis is not free, or which form of the operator this is.
     """
 
@@ -89,6 +90,7 @@ class Case:
     units: tuple[int, ...] | None = None
     summed: tuple[int, ...] | None = None
     stuck: bool = False
+    missing: bool = False
     why: str = ""
 
     def __str__(self) -> str:
@@ -226,6 +228,23 @@ def build(case: Case, consumer: Consumer = "matmul", seed: int = 0) -> onnx.Mode
             value = b.node("Cast", [value], to=onnx.TensorProto.FLOAT)
         outputs.append(_consume(b, value, one.shape, moving[0] if moving else None, consumer))
     return b.model(outputs)
+
+
+def bare(case: Case, contents: Sequence[Array | None]) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """Returns a model of the operator alone with these inputs, and what to feed it: constants of the case stay constants."""
+    b = _Builder(case, 0)
+    names, feed = [], {}
+    for given, content in zip(case.inputs, contents, strict=True):
+        if content is None:
+            names.append("")
+        elif isinstance(given, np.ndarray):
+            names.append(b.constant(content))
+        else:
+            names.append(b.graph_input(content.shape, str(content.dtype)))
+            feed[names[-1]] = content
+    outs = [f"y_{k}" for k in range(case.outputs)]
+    b.node(case.op, names, outputs=outs, domain=case.domain, **case.attributes)
+    return b.model([helper.make_empty_tensor_value_info(n) for n in outs]), feed
 
 
 def _consume(

@@ -369,7 +369,7 @@ def resize(op: str, rng: np.random.Generator) -> Case:
         return Case(op, (x, None, None, sizes), {"axes": axes}, pick(rng, 18, 19))
     opset = pick(rng, 10, 11, 13, 18)
     inputs = (x, factors) if opset == 10 else (x, np.zeros(0, np.float32), factors)
-    return Case(op, inputs, {"mode": pick(rng, "nearest", "linear")}, opset)
+    return Case(op, inputs, {"mode": "nearest" if factors[1] > 1 else pick(rng, "nearest", "linear")}, opset)
 
 
 @generates("GridSample")

@@ -157,7 +157,7 @@ def qdq_matmul_by_column(n: Net) -> str:
     return str(n.node("MatMul", x, n.floats(5, 3)))
 
 
-@net(6)
+@net(3)
 def qdq_moved_in_between(n: Net) -> str:
     q, s, z = n.quantized(n.node("MatMul", n.input(3, 4), n.floats(4, 6)))
     q = n.node("Transpose", n.node("Reshape", q, n.constant(np.array([0, 3, 3, 2]))), perm=[0, 2, 1, 3])
@@ -247,7 +247,9 @@ def weight_turned_before_it_is_dequantized(n: Net) -> str:
 
 
 # ---------------------------------------------------------------- convolutions on integers
-def qlinear_conv(n: Net, q: tuple[str, str, str], shape: Sequence[int], *, each: bool = False, **attributes: Any) -> Any:
+def qlinear_conv(
+    n: Net, q: tuple[str, str, str], shape: Sequence[int], *, each: bool = False, **attributes: Any
+) -> Any:
     """Returns a quantized convolution with bias: result, scale, zero point."""
     o = shape[0]
     s = n.scales(o) if each else n.number(0.02)
@@ -423,7 +425,7 @@ def qgemms(n: Net) -> str:
     return str(n.node("MatMul", x, n.floats(8, 3)))
 
 
-@net(6, 6, 7)
+@net(6, 7)
 def qattention(n: Net) -> str:
     x = n.node("MatMul", n.input(3, 4), n.floats(4, 7))
     q, s, z = n.quantized(n.node("Relu", x))
@@ -431,7 +433,7 @@ def qattention(n: Net) -> str:
     return str(n.node("MatMul", n.node("QAttention", q, *w, domain=MS, num_heads=4), n.floats(24, 3)))
 
 
-@net(6, 6, 7)
+@net(6, 7)
 def qattention_by_column(n: Net) -> str:
     x = n.node("MatMul", n.input(3, 4), n.floats(4, 7))
     q, s, z = n.quantized(n.node("Relu", x))
