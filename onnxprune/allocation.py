@@ -116,7 +116,7 @@ def _spare_families(units: Units, scores: Sequence[Scores], dead: np.ndarray) ->
 
 
 def select(units: Units, include: Sequence[str], exclude: Sequence[str]) -> list[bool]:
-    """Returns for each group whether it may be cut, by globs over the names of the group, its weights and their nodes."""
+    """Returns for each group whether it may be cut, by globs over its name and those of its weights and their nodes."""
     chosen = []
     for group in units.groups:
         names = names_of(units, group)

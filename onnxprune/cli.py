@@ -299,7 +299,8 @@ def _check_together(
     ]
     if not given:
         raise UsageError(
-            "how much to cut is missing: give --ratio R (0 <= R < 1, like --ratio 0.5), --target macs=0.5, or --apply PLAN"
+            "how much to cut is missing: give --ratio R (0 <= R < 1, like --ratio 0.5), --target macs=0.5, "
+            "or --apply PLAN"
         )
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} contradict each other: give one of them")

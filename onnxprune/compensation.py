@@ -3,8 +3,8 @@
 The graph is walked once, in node order, by two frontiers: the dense network's and the pruned one's. At every linear
 node the moments of its inputs (as the pruned network sees them) and of its targets (what the dense network computes,
 less what the other branch of a following addition already got wrong) are gathered; units whose only linear consumer
-this is are chosen; and the weights are refitted on what is kept. Weights keep their full size with zeros where units are cut:
-the cut itself comes afterwards and stays exact.
+this is are chosen; and the weights are refitted on what is kept. Weights keep their full size with zeros where units
+are cut: the cut itself comes afterwards and stays exact.
 """
 
 from __future__ import annotations
@@ -112,9 +112,7 @@ class _Walk:
 
     def _read(self, layer: Layer) -> list[str]:
         """Returns the values that a layer's refit looks at."""
-        node = self.coupling.nodes[layer.index]
-        names = [node.inputs[0].name, node.outputs[0].name, layer.other.name if layer.other else None]
-        return [n for n in names if n]
+        return [layer.input, layer.output, *([layer.other.name] if layer.other else [])]
 
     def run(self, progress: Callable[[int, int], None] | None) -> Compensated:
         chosen_late = self._choose_early()
@@ -242,7 +240,8 @@ class _Walk:
             both = moments[0] + moments[1]
             h, r = both.centred()
             group = self.units.groups[g]
-            problem = Problem.of(h[0], r[0] * layer.gain[:, None], self._features(layer, group.units), float(both.tt.sum()))
+            features = self._features(layer, group.units)
+            problem = Problem.of(h[0], r[0] * layer.gain[:, None], features, float(both.tt.sum()))
             gone = eliminate([problem], len(group.units), self.counts[g])
             rest = np.setdiff1d(np.arange(len(group.units)), gone)
             self._cut(group.units[gone], group.units[np.concatenate([gone, rest])])
@@ -266,16 +265,13 @@ class _Walk:
         w, b, ridge = refit_safely(fit, check, w0, self._present_bias(layer, w0.shape), keep, ridges)
         if ridge is None and ridges:
             self.out.notes.append(
-                f"{self.coupling.nodes[layer.index].name or name}: least squares did no better than its mean, kept as it was"
+                f"{self.coupling.nodes[layer.index].name or name}: least squares did no better than the old weights, kept"
             )
         self._store(layer, np.where(rows[:, :, None], w, 0), np.where(rows, b, 0) if layer.bias is not None else None)
 
     def _moved(self, layer: Layer) -> bool:
         """Returns whether the layer sees or must mend anything that differs from the dense network."""
-        names = [self.coupling.nodes[layer.index].inputs[0].name, layer.other.name if layer.other else None]
-        for name in names:
-            if name is None:
-                continue
+        for name in [layer.input, *([layer.other.name] if layer.other else [])]:
             for a, b in zip(self.dense.values, self.pruned.values, strict=True):
                 if a[name] is not b[name] and np.abs(a[name] - b[name]).max() > UNCHANGED * max(
                     np.abs(a[name]).max(), 1e-30
@@ -284,17 +280,14 @@ class _Walk:
         return False
 
     def _moments(self, layer: Layer, seen: Frontier, truth: Frontier) -> tuple[Moments, Moments]:
-        """Returns moments to fit and to check: inputs as `seen`, targets of the `truth` less the error of the other branch."""
-        node = self.coupling.nodes[layer.index]
-        x_name, y_name = node.inputs[0].name, node.outputs[0].name
-        assert x_name and y_name
+        """Returns moments to fit and to check: inputs as `seen`, targets of `truth` less the other branch's error."""
         w = layer.view.matrix(np.empty(layer.use.shape, bool))
         parts = (Moments.empty(w.shape[0], w.shape[2], w.shape[1]), Moments.empty(w.shape[0], w.shape[2], w.shape[1]))
         base = self._old_bias(layer, w.shape)
         count = len(seen.values)
         for k in range(count):
             rng = np.random.default_rng([self.seed, layer.index, k])
-            y = truth.values[k][y_name]
+            y = truth.values[k][layer.output]
             share = self._share(y, w.shape, count, layer.view)
             places = layer.view.places(y.shape, share, rng)
             target = layer.view.outputs(y, places)
@@ -303,7 +296,7 @@ class _Walk:
                 target = target + layer.view.outputs(np.broadcast_to(wrong, y.shape), places)
             if base is not None:
                 target = target + base
-            patches = np.ascontiguousarray(layer.view.patches(seen.values[k][x_name], places), np.float32)
+            patches = np.ascontiguousarray(layer.view.patches(seen.values[k][layer.input], places), np.float32)
             target = np.ascontiguousarray(target, np.float32)
             if count == 1:
                 half = max(1, patches.shape[1] // CHECK_EVERY)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxprune.constants import constants
 from onnxprune.coupling import Coupling
 from onnxprune.cutting import Cutting
-from onnxprune.labels import Array
+from onnxprune.scoring import Scores
 from onnxprune.ops import Node, Unsupported, lookup
 from onnxprune.ops.registry import Shape
 from onnxprune.units import Units
@@ -101,7 +101,7 @@ def weights_left(coupling: Coupling, cutting: Cutting | None = None) -> int:
     return total - gone
 
 
-def per_unit(units: Units) -> tuple[Array, Array]:
+def per_unit(units: Units) -> tuple[Scores, Scores]:
     """Returns for each group the MACs and the parameters that one of its units takes along, all else uncut."""
     coupling = units.coupling
     nodes_of: list[set[int]] = [set() for _ in units.groups]

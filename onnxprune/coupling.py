@@ -175,11 +175,11 @@ class _Walk:
             del self.out.labels.derivations[before:]
             why = str(error) if isinstance(error, Unsupported) else f"its rule failed: {type(error).__name__}: {error}"
             return self._barrier(site, where, why)
-        outputs = [result] if isinstance(result, Tensor) else list(result)
+        outputs: list[Tensor | None] = [result] if isinstance(result, Tensor) else list(result)
         known = [self.trace.shapes.get(v.name or "") for v in site.node.outputs]
         if len(outputs) != len(known) or any(
             k is not None and v.name and (t is None or t.shape != k[0])
-            for k, t, v in zip(known, outputs, site.node.outputs)
+            for k, t, v in zip(known, outputs, site.node.outputs, strict=True)
         ):
             return self._barrier(site, where, "its rule gives another shape than the runtime")
         return outputs
@@ -232,7 +232,7 @@ class _Walk:
         if name in self.leaves:
             return self.leaves[name]
         tensor = self.constants[name]
-        shape = tuple(int(n) for n in tensor.shape)
+        shape = tuple(int(n) for n in tensor.shape if isinstance(n, int))
         if not (_carries_labels(tensor) or (name in self.quantized and tensor.dtype == ir.DataType.INT32)):
             leaf = Tensor(shape)
         else:

@@ -18,6 +18,7 @@ COLLAPSED_AGREEMENT = 0.5
 
 
 def group_rows(cutting: Cutting) -> tuple[GroupRow, ...]:
+    """Returns a row for each group: its units, how many go, and what hangs on one."""
     units = cutting.units
     macs, params = cost.per_unit(units)
     dead = np.zeros(units.count + 1, bool)
@@ -60,13 +61,18 @@ def frozen_rows(units: Units) -> tuple[FrozenRow, ...]:
 
 
 def notes(cutting: Cutting) -> Iterator[str]:
+    """Yields what a user should know of a cut, one line each."""
     coupling = cutting.coupling
     if coupling.approximate:
-        yield "axes were opened that cannot be cut exactly (approximate): the outputs also move by what a normalisation or mean sees"
+        yield (
+            "axes were opened that cannot be cut exactly (approximate): "
+            "the outputs also move by what a normalisation or mean sees"
+        )
     listed = {v.name for v in coupling.model.graph.inputs}
     both = sorted({use.name for use in coupling.uses if use.name in listed and cutting.touches(use)})
     if both:
-        yield f"{len(both)} pruned initializers are graph inputs too and have their new dimensions there: {', '.join(both[:5])}"
+        names = ", ".join(both[:5])
+        yield f"{len(both)} pruned initializers are graph inputs too and have their new dimensions there: {names}"
     for reason in coupling.barriers:
         if "rule failed" in reason.why or "another shape" in reason.why:
             yield f"treated as unknown: {reason}"
@@ -84,7 +90,8 @@ def collapse_warnings(validation: Validation | None) -> Iterator[str]:
             )
 
 
-def why_nothing(units: Units, ratio: float, include: Sequence[str], exclude: Sequence[str]) -> str:
+def why_nothing(units: Units, ratio: float | None, include: Sequence[str], exclude: Sequence[str]) -> str:
+    """Returns why nothing can be cut, and what to do."""
     if units.groups and (include or exclude) and not any(select(units, include, exclude)):
         return "nothing to prune: no group matches --include/--exclude; `onnxprune inspect` lists the names"
     if units.groups:
@@ -95,5 +102,3 @@ def why_nothing(units: Units, ratio: float, include: Sequence[str], exclude: Seq
         "; ".join(f"{r.op or 'graph'} {r.node}: {r.why}" for r in rows[:3]) or "no weight makes channels that could go"
     )
     return f"nothing to prune: every channel is frozen ({reasons}); `onnxprune inspect` lists all reasons"
-
-

@@ -140,7 +140,7 @@ def settle(labels: Labels, classes: UnionFind) -> Array:
     open_ = list(labels.derivations)
     while True:
         before = len(open_)
-        open_ = [d for d in map(lambda d: _single_children_tied(classes, d), open_) if d is not None]
+        open_ = [d for d in (_single_children_tied(classes, d) for d in open_) if d is not None]
         if not _changed_by_ties(classes, open_) and len(open_) == before:
             break
     reasons = labels.frozen_reasons(classes)

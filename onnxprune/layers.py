@@ -23,6 +23,8 @@ class Layer:
 
     Attributes:
         index: the node's number.
+        input: the name of the value it reads.
+        output: the name of the value it makes.
         view: its weight, inputs and outputs as matrices.
         use: the weight.
         labels: (g, f) label of each input feature, -1 where it has none.
@@ -33,6 +35,8 @@ class Layer:
     """
 
     index: int
+    input: str
+    output: str
     view: Linear
     use: Use
     labels: Array
@@ -95,20 +99,24 @@ class _Finder:
             return None
         if view is None or not self._own(index, view.weight) or self._is_static(node.inputs[0]):
             return None
-        name = node.inputs[view.weight].name
+        x, y, weight = node.inputs[0], node.outputs[0], node.inputs[view.weight]
+        if x is None or weight is None or not x.name or not y.name or not weight.name:
+            return None
+        name = weight.name
         tensor = self.tensors[name]
         if not tensor.dtype.is_floating_point():
             return None
         use = self.coupling.uses_of.get(index, {}).get(view.weight)
-        shape = tuple(int(n) for n in tensor.shape)
-        use = use or Use(index, view.weight, str(name), shape, ())
+        shape = tuple(tensor.numpy().shape)
+        use = use or Use(index, view.weight, name, shape, ())
         matrix = view.matrix(np.empty(shape, bool))
         features, rows = self._labels(use, view, matrix.shape)
         factor, other = self._behind(index)
         outs = matrix.shape[0] * matrix.shape[1]
         gain = np.ones(outs) if factor.size == 1 else np.abs(factor).reshape(-1)
         bias = self._bias(index, view, matrix.shape)
-        return Layer(index, view, use, features, rows, bias, gain if gain.size == outs else np.ones(outs), other)
+        gain = gain if gain.size == outs else np.ones(outs)
+        return Layer(index, x.name, y.name, view, use, features, rows, bias, gain, other)
 
     @cached_property
     def _version(self) -> int:
@@ -155,7 +163,7 @@ class _Finder:
         v = self.coupling.nodes[index].inputs[slot]
         if v is None or not self._own(index, slot):
             return None
-        shape = tuple(int(n) for n in self.tensors[v.name].shape)
+        shape = tuple(self.tensors[str(v.name)].numpy().shape)
         return (
             Bias(index, slot, v.name, shape) if int(np.prod(shape)) == outs and max(shape, default=0) == outs else None
         )

@@ -39,10 +39,16 @@ elementwise(
 )
 
 div = operator("Div", "Mod", doc="elementwise; labels of a divisor that would be zero when cut are frozen")
-infinite = operator("Log", "Reciprocal", "Acosh", doc="elementwise; labels whose slots would be zero when cut are frozen")
-extreme = operator("Max", "Min", doc="elementwise; a cut slot is zero if it is in all operands (the number 0 is everywhere)")
+infinite = operator(
+    "Log", "Reciprocal", "Acosh", doc="elementwise; labels whose slots would be zero when cut are frozen"
+)
+extreme = operator(
+    "Max", "Min", doc="elementwise; a cut slot is zero if it is in all operands (the number 0 is everywhere)"
+)
 like = operator("CastLike", doc="elementwise on the first input; of the second only the type is read")
-pow_ = operator("Pow", doc="elementwise; labels of an exponent table are frozen, and of a base under a negative exponent")
+pow_ = operator(
+    "Pow", doc="elementwise; labels of an exponent table are frozen, and of a base under a negative exponent"
+)
 where = operator("Where", doc="elementwise; a cut slot is zero if it is in both branches")
 clip = operator("Clip", doc="elementwise; a cut slot stays zero if 0 lies inside the bounds")
 shrink = operator("Shrink", doc="elementwise; a cut slot stays zero if 0 lies inside the threshold")

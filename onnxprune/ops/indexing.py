@@ -17,7 +17,9 @@ gather = operator(
     size_slots=(1,),
     doc="constant indices move labels; computed ones tie the axis (an embedding's other axis passes)",
 )
-gather_nd = operator("GatherND", size_slots=(1,), doc="the indexed axes are tied, the others pass (also those of a table)")
+gather_nd = operator(
+    "GatherND", size_slots=(1,), doc="the indexed axes are tied, the others pass (also those of a table)"
+)
 scatter_nd = operator("ScatterND", size_slots=(1,), doc="the indexed axes are tied, the others unify with the updates")
 
 

@@ -105,7 +105,11 @@ def couple_squeeze(op: Site) -> Tensor:
 @squeeze.sizes
 def size_squeeze(op: Sized) -> Iterable[Need]:
     """Where no axes are given, a cut axis of which one index is left must not be squeezed with the others."""
-    if op.has(1) or op.attr("axes") is not None or all(m != 1 or n == 1 for n, m in zip(op.old(0), op.new(0), strict=True)):
+    if (
+        op.has(1)
+        or op.attr("axes") is not None
+        or all(m != 1 or n == 1 for n, m in zip(op.old(0), op.new(0), strict=True))
+    ):
         return
     axes = np.array([k for k, n in enumerate(op.old(0)) if n == 1], np.int64)
     if not axes.size:

@@ -118,9 +118,7 @@ def size_rms_norm(op: Sized) -> Iterable[Need | Scale]:
     yield from restored_root_mean_square(op, 0, 1)
 
 
-def restored_root_mean_square(
-    op: Sized, slot: int, scale_slot: int, epsilon: float = 1e-5
-) -> Iterable[Need | Scale]:
+def restored_root_mean_square(op: Sized, slot: int, scale_slot: int, epsilon: float = 1e-5) -> Iterable[Need | Scale]:
     """Yields the epsilon and the factor on the scale that make up for cut slots."""
     rank = len(op.old(slot))
     axes = range(op.attr("axis", -1) % rank, rank)

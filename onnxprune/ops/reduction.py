@@ -30,7 +30,9 @@ tying = operator(
 )
 softmax = operator("Softmax", "LogSoftmax", "Hardmax", doc="the axis is tied (before opset 13 all axes from it on)")
 along = operator("CumSum", "LpNormalization", doc="the axis can be cut where its slots are zero, else it is tied")
-over = operator("MeanVarianceNormalization", "LRN", doc="the channels are tied (of MeanVarianceNormalization, all axes)")
+over = operator(
+    "MeanVarianceNormalization", "LRN", doc="the channels are tied (of MeanVarianceNormalization, all axes)"
+)
 topk = operator("TopK", size_slots=(1,), doc="the axis is tied")
 arg = operator("ArgMax", "ArgMin", doc="the axis is tied")
 trilu = operator("Trilu", doc="the last two axes are tied")

@@ -130,7 +130,9 @@ class Site(Node, Verbs):
         """Returns the contraction of tensors; those that are static produce their free axes if another is not."""
         terms, result = equation.split("->")
         for t, term in zip(tensors, terms.split(","), strict=True):
-            self.contracted += [a for a in t.arrays if any(term[k] not in result for k, n in enumerate(a.shape) if n > 1)]
+            self.contracted += [
+                a for a in t.arrays if any(term[k] not in result for k, n in enumerate(a.shape) if n > 1)
+            ]
         if not all(static):
             for t, term, fixed in zip(tensors, terms.split(","), static, strict=True):
                 for a in t.arrays if fixed else ():

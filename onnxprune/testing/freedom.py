@@ -84,18 +84,24 @@ def _free(case: Case, seed: int) -> dict[tuple[int, int], set[Slots]]:
 def _can_go(case: Case, j: int, axis: int, slots: Slots, rng: np.random.Generator) -> bool:
     """Returns whether some way to take these slots out is exact."""
     inputs = [_content(x, rng) for x in case.inputs]
-    shares = {(k, a): _partners(case, k, a, j, axis, slots, inputs) for k, a in _axes(case, inputs) if (k, a) != (j, axis)}
+    shares = {
+        (k, a): _partners(case, k, a, j, axis, slots, inputs) for k, a in _axes(case, inputs) if (k, a) != (j, axis)
+    }
     n = _size_of(inputs, j, axis)
     attributes = {k: _numbers(v, len(slots), n, count=k in COUNTS) for k, v in case.attributes.items()}
     constants = {
-        k: _numbers(x, len(slots), n) for k, x in enumerate(case.inputs) if isinstance(x, np.ndarray) and x.dtype.kind == "i"
+        k: _numbers(x, len(slots), n)
+        for k, x in enumerate(case.inputs)
+        if isinstance(x, np.ndarray) and x.dtype.kind == "i"
     }
     keys, names, places = list(shares), list(attributes), list(constants)
     ways = product(*shares.values(), *attributes.values(), *constants.values())
     for way in islice(ways, TRIES):
         taken = {key: s for key, s in zip(keys, way, strict=False) if s} | {(j, axis): slots}
         rest = way[len(keys) :]
-        removal = _Removal(taken, dict(zip(names, rest, strict=False)), dict(zip(places, rest[len(names) :], strict=True)))
+        removal = _Removal(
+            taken, dict(zip(names, rest, strict=False)), dict(zip(places, rest[len(names) :], strict=True))
+        )
         if _is_exact(case, inputs, removal):
             return True
     return False
@@ -156,8 +162,12 @@ def _numbers(value: Any, gone: int, n: int, *, count: bool = False) -> list[Any]
         if flat.size > 4 or flat.dtype.kind != "i":
             return [value]
         found = []
-        for entries in product(*([int(e), *([int(e - e * gone // n)] if e > 0 and e * gone % n == 0 else [])] for e in flat)):
-            found.append(list(entries) if isinstance(value, list) else np.array(entries, value.dtype).reshape(value.shape))
+        for entries in product(
+            *([int(e), *([int(e - e * gone // n)] if e > 0 and e * gone % n == 0 else [])] for e in flat)
+        ):
+            found.append(
+                list(entries) if isinstance(value, list) else np.array(entries, value.dtype).reshape(value.shape)
+            )
         return found
     if count and value * gone % n == 0 and value * gone // n < value:
         return [value, value - value * gone // n]

@@ -109,14 +109,18 @@ def unary_ms(op: str, rng: np.random.Generator) -> Case:
     return Case(op, (activation(rng),), domain=MS)
 
 
-@generates("Asin", "Acos", "Atanh", "Tan", "Sqrt", "Log", "Reciprocal", "Acosh", "Swish", "BitCast", "Not", "BitwiseNot")
+@generates(
+    "Asin", "Acos", "Atanh", "Tan", "Sqrt", "Log", "Reciprocal", "Acosh", "Swish", "BitCast", "Not", "BitwiseNot"
+)
 def unary_in_range(op: str, rng: np.random.Generator) -> Case:
     """Takes numbers of a range or type."""
     through: dict[str, tuple[str, ...]] = {"Sqrt": ("Abs",), "Log": ("Sigmoid",), "Reciprocal": ("Sigmoid",)}
     through |= {"Acosh": ("Abs", "Exp"), "Swish": (), "BitCast": (), "Not": ("Relu", BOOL)}
     through |= {"BitwiseNot": ("Round", INT32)}
     opset = {"Swish": 24, "BitCast": 26}.get(op, 21)
-    return Case(op, (activation(rng, through=through.get(op, ("Softsign",))),), {"to": 6} if op == "BitCast" else {}, opset)
+    return Case(
+        op, (activation(rng, through=through.get(op, ("Softsign",))),), {"to": 6} if op == "BitCast" else {}, opset
+    )
 
 
 @generates("Cast", "CastLike")
@@ -357,7 +361,9 @@ def global_pool(op: str, rng: np.random.Generator) -> Case:
 @generates("Resize", "Upsample")
 def resize(op: str, rng: np.random.Generator) -> Case:
     """By factors, or to sizes of named axes."""
-    x = Data((0, size(rng), size(rng, 3), size(rng, 3)), pick(rng, (1,), (1,), (2,), (1, 3)), pick(rng, (), ("Sigmoid",)))
+    x = Data(
+        (0, size(rng), size(rng, 3), size(rng, 3)), pick(rng, (1,), (1,), (2,), (1, 3)), pick(rng, (), ("Sigmoid",))
+    )
     factors = floats(1, *(pick(rng, (1, 1), (1, 1), (1, 2))[1] if k == 1 else pick(rng, 1, 2) for k in range(1, 4)))
     if op == "Upsample":
         if rng.random() < 0.5:
@@ -420,7 +426,11 @@ def softmax(op: str, rng: np.random.Generator) -> Case:
 def cumsum(op: str, rng: np.random.Generator) -> Case:
     """In either direction, with or without the place itself."""
     x = activation(rng)
-    return Case(op, (x, np.array(int(rng.integers(1, len(x.shape))))), {"reverse": pick(rng, 0, 1), "exclusive": pick(rng, 0, 1)})
+    return Case(
+        op,
+        (x, np.array(int(rng.integers(1, len(x.shape))))),
+        {"reverse": pick(rng, 0, 1), "exclusive": pick(rng, 0, 1)},
+    )
 
 
 @generates("LpNormalization")
@@ -637,7 +647,9 @@ def scatter_nd(op: str, rng: np.random.Generator) -> Case:
     n = size(rng)
     if rng.random() < 0.5:
         x = Data((0, n), (1,), pick(rng, (), ("Sigmoid",)))
-        return Case(op, (x, ints(0, 1).reshape(2, 1), Weight((2, n))), {"reduction": pick(rng, "none", "add", "mul")}, 16)
+        return Case(
+            op, (x, ints(0, 1).reshape(2, 1), Weight((2, n))), {"reduction": pick(rng, "none", "add", "mul")}, 16
+        )
     x = Data((0, 3, n), pick(rng, (1,), (2,), (1, 2)))
     return Case(op, (x, ints(0, 2, 1, 1).reshape(2, 2), Weight((2, n))), opset=18)
 

@@ -23,7 +23,7 @@ ROWS = [
     Case("Expand", (X, ints(5)), units=(6,)),
     Case("Expand", (Data((0, 1, 4), (2,)), ints(1, 3, 1)), units=(4,)),
     Case("Expand", (Data((0, 6), (1,), ("Sigmoid",)), ints(1, 6)), units=(6,), summed=()),
-    Case("ConstantOfShape", (ints(5, 4),), units=(4, 5), summed=(4, 5), why="a weight of zeros"),
+    Case("ConstantOfShape", (ints(5, 4),), units=(4, 5), summed=(5,), why="a weight of zeros"),
     Case("Shape", (Data((4, 6), ()),), units=(), why="numbers"),
     Case("Size", (Data((4, 6), ()),), units=(), why="a number"),
     Case("Range", (*(np.array(v, np.float32) for v in (1, 5, 1)),), units=(), why="numbers"),
@@ -125,11 +125,11 @@ GRAPHS = {
             s = Shape (h)
             o = Constant <value = float {0.0}> ()
             z = Expand (o, s)
-            a = Concat <axis = 1> (h, z)
+            a = Max (h, z)
             y = MatMul (a, v)
             """,
             w=(3, 8),
-            v=(16, 2),
+            v=(8, 2),
         ),
         (8,),
     ),
@@ -190,15 +190,15 @@ GRAPHS = {
             r = Relu (a)
             b = Conv <group = 2> (r, u)
             m = GlobalAveragePool (b)
-            y = Flatten (m)
-            z = MatMul (y, v)
-            """.replace("y = Flatten (m)", "f = Flatten (m)").replace("z = MatMul (y, v)", "y = MatMul (f, v)"),
+            f = Flatten (m)
+            y = MatMul (f, v)
+            """,
             "N, 3, 4",
             w=(6, 3, 1),
             u=(6, 3, 1),
             v=(6, 2),
         ),
-        (3,),
+        (2,),
     ),
     "channels that are shuffled between grouped convolutions": (
         graph(
