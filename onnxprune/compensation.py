@@ -252,7 +252,7 @@ class _Walk:
         w0 = layer.view.matrix(self._weight(name).astype(np.float64))
         keep = ~self.dead[self._units_of(layer.labels)]
         rows = ~self.dead[self._units_of(layer.rows)]
-        if moments is None or (keep.all() and not self._moved(layer)):
+        if moments is None or self.mode == "none" or (keep.all() and not self._moved(layer)):
             self._store(layer, np.where(keep[:, None, :] & rows[:, :, None], w0, 0), None)
             return
         fit, check = moments

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxprune.constants import constants, is_constant
 from onnxprune.dependence import captured, subgraphs
+from onnxprune.flat import Flat
 from onnxprune.labels import Array, Labels, Reason, settle
 from onnxprune.ops import Site, Unsupported, lookup
 from onnxprune.ops.zero_points import agrees, is_narrow
@@ -52,6 +53,7 @@ class Coupling:
     trace: Trace
     labels: Labels
     approximate: bool = False
+    flat: Flat | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
     seen: list[tuple[Tensor | None, ...]] = field(default_factory=list)  # per node, its inputs as labelled
     uses: list[Use] = field(default_factory=list)
@@ -87,23 +89,35 @@ class Coupling:
             frozen = count
 
 
-def couple(model: ir.Model, trace: Trace, *, approximate: bool = False) -> Coupling:
+def couple(model: ir.Model, trace: Trace, *, approximate: bool = False, flat: Flat | None = None) -> Coupling:
     """Returns the coupling of all indices of a model.
 
     Args:
         model: the model; it is only read.
         trace: its shapes and contents at two sizes.
         approximate: open axes that law 1 freezes (normalisations and means over them).
+        flat: the view that `model` is, where it has subgraphs or local functions.
     """
-    return _Walk(model, trace, approximate).run()
+    filled: frozenset[str] = frozenset()
+    while True:  # a state is zero at a cut slot if it starts so and every turn leaves it so
+        found = _Walk(model, trace, approximate, flat, filled).run()
+        states = [j.names for j in flat.joins if j.state] if flat else []
+        more = {here for here, back in states if not found.tensors[here].zero <= found.tensors[back].zero}
+        if more <= filled:
+            return found
+        filled |= more
 
 
 class _Walk:
     """One pass over the nodes that fills a `Coupling`."""
 
-    def __init__(self, model: ir.Model, trace: Trace, approximate: bool) -> None:
+    def __init__(
+        self, model: ir.Model, trace: Trace, approximate: bool, flat: Flat | None, filled: frozenset[str]
+    ) -> None:
         self.graph, self.trace, self.approximate = model.graph, trace, approximate
-        self.out = Coupling(model, trace, Labels(), approximate)
+        self.out = Coupling(model, trace, Labels(), approximate, flat)
+        self.fixed = flat.fixed if flat else frozenset()
+        self.filled = filled
         self.constants = constants(model.graph)
         self.readers = Counter(v.name for n in self.graph for v in n.inputs if v is not None)
         self.leaves: dict[str, Tensor] = {}
@@ -150,7 +164,7 @@ class _Walk:
         outputs = self._apply(site, where)
         for v, t in zip(node.outputs, outputs, strict=True):
             if v.name and t is not None:
-                self.out.tensors[v.name] = t
+                self.out.tensors[v.name] = t if v.name not in self.filled else Tensor(t.shape, t.arrays)
         self.out.produced += site.produced
         self.out.contracted += [(index, a) for a in site.contracted]
         for slot, (v, t) in enumerate(zip(node.inputs, inputs, strict=True)):
@@ -182,7 +196,7 @@ class _Walk:
             for k, t, v in zip(known, outputs, site.node.outputs, strict=True)
         ):
             return self._barrier(site, where, "its rule gives another shape than the runtime")
-        return outputs
+        return [self._leaf_if_static(v.name, t) for v, t in zip(site.node.outputs, outputs, strict=True)]
 
     def _barrier(self, site: Site, where: str, why: str) -> list[Tensor | None]:
         """Freezes what enters; what leaves carries no labels, or labels of its own where it is input-independent."""
@@ -193,28 +207,20 @@ class _Walk:
             self.out.barriers.append(Reason(where, site.op, why))
         for t in entering:
             site.tie_all(t, why)
-        outputs: list[Tensor | None] = []
-        for v in site.node.outputs:
-            pair = self.trace.shapes.get(v.name or "")
-            values = self.trace.values.get(v.name or "")
-            t = None if pair is None else Tensor(pair[0])
-            if (
-                t
-                and v.name
-                and values
-                and pair
-                and pair[0] == pair[1]
-                and values[0].dtype.kind in "fV"
-                and self._same(values)
-            ):
-                t = _leaf(self.out.labels, t.shape, zero=False)
-                self.out.folded.append(Folded(v.name, t))
-            outputs.append(t)
-        return outputs
+        shapes = [self.trace.shapes.get(v.name or "") for v in site.node.outputs]
+        found = [None if pair is None else Tensor(pair[0]) for pair in shapes]
+        return [self._leaf_if_static(v.name, t) for v, t in zip(site.node.outputs, found, strict=True)]
 
-    @staticmethod
-    def _same(values: tuple[np.ndarray, np.ndarray]) -> bool:
-        return np.array_equal(values[0], values[1])
+    def _leaf_if_static(self, name: str | None, t: Tensor | None) -> Tensor | None:
+        """Returns labels of its own for an input-independent float value that has none: cut, it becomes a constant."""
+        values = self.trace.values.get(name or "")
+        if name is None or t is None or t.arrays or max(t.shape, default=1) == 1 or values is None:
+            return t
+        if values[0].dtype.kind not in "fV" or values[0].shape != t.shape or not np.array_equal(*values):
+            return t
+        leaf = _leaf(self.out.labels, t.shape, zero=False)
+        self.out.folded.append(Folded(name, leaf))
+        return leaf
 
     def _input(self, node: ir.Node, slot: int) -> Tensor | None:
         value = node.inputs[slot]
@@ -233,7 +239,9 @@ class _Walk:
             return self.leaves[name]
         tensor = self.constants[name]
         shape = tuple(int(n) for n in tensor.shape if isinstance(n, int))
-        if not (_carries_labels(tensor) or (name in self.quantized and tensor.dtype == ir.DataType.INT32)):
+        if name in self.fixed or not (
+            _carries_labels(tensor) or (name in self.quantized and tensor.dtype == ir.DataType.INT32)
+        ):
             leaf = Tensor(shape)
         else:
             leaf = _leaf(self.out.labels, shape, zero=True)

@@ -12,6 +12,7 @@ from onnxprune.constants import constants, is_constant
 from onnxprune.coupling import Use
 from onnxprune.cutting import Cutting
 from onnxprune.edit import add_constant, free_name, replace_constant
+from onnxprune.flat import restore
 from onnxprune.ops.zero_points import blank
 from onnxprune.sizes import Rewrite
 
@@ -28,14 +29,14 @@ def cut(cutting: Cutting, rewrite: Rewrite) -> ir.Model:
     editor.attributes(rewrite)
     editor.shapes()
     editor.scales(rewrite)
-    return editor.model
+    return editor.done()
 
 
 def masked(cutting: Cutting) -> ir.Model:
     """Returns the original with every cut weight set to zero (quantized ones: to their zero point)."""
     editor = _Editor(cutting)
     editor.constants(editor.blanked, lambda use: use.shape)
-    return editor.model
+    return editor.done()
 
 
 class _Editor:
@@ -48,6 +49,11 @@ class _Editor:
         self.nodes = list(self.graph)
         self.tensors = constants(self.graph)
         self.holders = {n.outputs[0].name: n for n in self.nodes if is_constant(n)}
+
+    def done(self) -> ir.Model:
+        """Returns the edited model, with its bodies where they belong."""
+        flat = self.coupling.flat
+        return self.model if flat is None else restore(flat, self.model)
 
     def constants(
         self, change: Callable[[Use, np.ndarray], np.ndarray], shape_of: Callable[[Use], tuple[int, ...]]
@@ -157,15 +163,15 @@ class _Editor:
                 node.replace_input_with(slot, add_constant(self.model, value.name, tensor, node))
 
     def scales(self, rewrite: Rewrite) -> None:
-        """Puts a Mul behind outputs that need a factor; what it gives has the output's old name."""
-        for (index, k), factor in rewrite.scales.items():
+        """Puts a node behind outputs that need one; what it gives has the output's old name."""
+        for (index, k), scale in rewrite.scales.items():
             node = self.nodes[index]
             old = node.outputs[k]
             name = str(old.name)
             dtype = self.coupling.trace.dtypes[name]
-            number = add_constant(self.model, f"{name}_restored_by", ir.Tensor(np.array(factor, dtype)), node)
+            number = add_constant(self.model, f"{name}_restored_by", ir.Tensor(np.array(scale.factor, dtype)), node)
             old.name = free_name(self.model, f"{name}_of_kept")
-            mul = ir.node("Mul", [old, number], name=free_name(self.model, f"{node.name or name}_restored"))
+            mul = ir.node(scale.by, [old, number], name=free_name(self.model, f"{node.name or name}_restored"))
             restored = mul.outputs[0]
             restored.name, restored.type, restored.shape = name, old.type, old.shape
             self.graph.insert_after(node, mul)

@@ -25,6 +25,7 @@ from onnxprune.cut import cut
 from onnxprune.cutting import Cutting
 from onnxprune.errors import NothingToPruneError, TargetError, UsageError
 from onnxprune.findings import collapse_warnings, frozen_rows, group_rows, notes, why_nothing
+from onnxprune.flat import look_into
 from onnxprune.inputs import specs
 from onnxprune.labels import Array
 from onnxprune.model import Source, check_output, check_unchanged, load, save
@@ -281,9 +282,9 @@ def inspect(
 
 def _coupled(source: Source, approximate: bool, seed: int, providers: tuple[str, ...], clock: _Clock) -> Coupling:
     with clock.stage("trace"):
-        traced = trace(source.model, seed=seed, providers=providers)
+        flat, traced = look_into(source.model, lambda model: trace(model, seed=seed, providers=providers))
     with clock.stage("couple"):
-        return couple(source.model, traced, approximate=approximate)
+        return couple(flat.model if flat else source.model, traced, approximate=approximate, flat=flat)
 
 
 def _calibration(

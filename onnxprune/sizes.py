@@ -35,7 +35,7 @@ class Rewrite:
 
     edges: dict[Edge, np.ndarray] = field(default_factory=dict)
     attributes: dict[tuple[int, str], Any] = field(default_factory=dict)
-    scales: dict[tuple[int, int], float] = field(default_factory=dict)  # (node, output): factor behind it
+    scales: dict[tuple[int, int], Scale] = field(default_factory=dict)  # (node, output): what stands behind it
     factors: dict[Edge, float] = field(default_factory=dict)  # (node, input): factor on the constant there
     failed: dict[int, str] = field(default_factory=dict)
 
@@ -79,6 +79,10 @@ class _Sizes:
             )
             if before == after:
                 break
+        flat = self.coupling.flat
+        for index in {i for kind in (self.out.edges, self.out.attributes, self.out.scales, self.out.factors) for i, _ in kind}:
+            if flat is not None and not flat.is_its_own(index):
+                self.out.failed[index] = "stands in the body of a local function, which other calls may share"
         return self.out
 
     # ---------------------------------------------------------------- contents
@@ -221,7 +225,7 @@ class _Sizes:
     def _meet(self, index: int, need: Need | Scale) -> None:
         if isinstance(need, Scale):
             if need.output is not None:
-                self.out.scales[index, need.output] = need.factor
+                self.out.scales[index, need.output] = need
             if need.slot is not None:
                 self.out.factors[index, need.slot] = need.factor
             return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Literal, Generic, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -164,11 +164,19 @@ class Need:
 
 @dataclass(frozen=True)
 class Scale:
-    """A factor that restores a statistic over a cut axis: on an output (a Mul behind it) or on a constant input."""
+    """What restores a statistic over a cut axis: a factor on a constant input, or a node behind an output.
+
+    Attributes:
+        factor: the number.
+        output: the output that the node stands behind.
+        slot: the constant input that is multiplied.
+        by: operator of the node.
+    """
 
     factor: float
     output: int | None = None
     slot: int | None = None
+    by: Literal["Mul", "Max", "Min"] = "Mul"
 
 
 class Sized(Protocol):

@@ -7,6 +7,7 @@ import sys
 
 from onnxprune.ops import REGISTRY
 from onnxprune.testing.check import check
+from onnxprune.testing.freedom import missing
 from onnxprune.testing.generate import GENERATORS, random_case
 
 
@@ -50,6 +51,9 @@ def _row(domain: str, op: str, seed: int) -> bool:
         for line in found.wrong:
             print(f"       {line}")
         good = good and not found.wrong
+    if good:
+        for line in missing(case, seed):
+            print(f"       missing: {line} could go too")
     return good
 
 

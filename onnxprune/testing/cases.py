@@ -21,6 +21,7 @@ __all__ = ["Case", "Consumer", "Data", "Feed", "Input", "Weight", "build", "feed
 
 Consumer = Literal["matmul", "sum"]
 LATENT = 3  # how many numbers of a graph input make one cell of a labelled axis
+SCALE = 0.05  # of quantized activations
 BATCH = 0  # stands in a shape for the dynamic batch size
 Array = npt.NDArray[Any]
 
@@ -32,8 +33,8 @@ class Data:
     Attributes:
         shape: its sizes.
         axes: the labelled ones; none makes it a graph input.
-        through: unary operators behind it (`Cast:7` casts to type 7), to have positive numbers, integers, or slots
-            that are not zero when cut.
+        through: unary operators behind it (`Cast:7` casts to type 7, `Quantize:9` to uint8 with scale `SCALE` and
+            zero point 9), to have positive numbers, integers, or slots that are not zero when cut.
     """
 
     shape: tuple[int, ...]
@@ -139,12 +140,11 @@ class _Builder:
         return name
 
     def weight(self, shape: Sequence[int], *, positive: bool = False, dtype: str = "float32") -> str:
-        values = self.rng.normal(size=shape)
-        # no weight is near zero, so that a cut is always seen
-        values = np.where(values < 0, -1.0, 1.0) * (0.3 + np.abs(values)) if not positive else 0.3 + np.abs(values)
         if np.dtype(dtype).kind in "iu":
-            values = self.rng.integers(1, 100, shape)
-        return self.constant(np.asarray(values).astype(dtype), "w")
+            return self.constant(self.rng.integers(1, 100, shape).astype(dtype), "w")
+        values = self.rng.normal(size=shape)
+        signs = np.where((values < 0) & (not positive), -1.0, 1.0)
+        return self.constant((signs * (0.3 + np.abs(values))).astype(dtype), "w")  # none is near 0: a cut is seen
 
     def graph_input(self, shape: Sequence[int], dtype: str = "float32") -> str:
         name = self.name("x")
@@ -181,7 +181,12 @@ class _Builder:
                 value = self.node("Transpose", [value], perm=perm)
         for step in given.through:
             op, _, to = step.partition(":")
-            value = self.node(op, [value], **({"to": int(to)} if to else {}))
+            if op == "Quantize":
+                numbers = [self.constant(np.array(SCALE, np.float32)), self.constant(np.array(int(to), np.uint8))]
+                value = self.node("QuantizeLinear", [value, *numbers])
+            else:
+                attributes: dict[str, Any] = {"to": int(to)} if to else {}
+                value = self.node(op, [value], **attributes)
         return value
 
     def operator(self) -> list[str]:
@@ -231,7 +236,7 @@ def build(case: Case, consumer: Consumer = "matmul", seed: int = 0) -> onnx.Mode
 
 
 def bare(case: Case, contents: Sequence[Array | None]) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """Returns a model of the operator alone with these inputs, and what to feed it: constants of the case stay constants."""
+    """Returns a model of the operator alone, and what to feed it; the constants of the case stay constants."""
     b = _Builder(case, 0)
     names, feed = [], {}
     for given, content in zip(case.inputs, contents, strict=True):
@@ -253,6 +258,8 @@ def _consume(
     """Adds the nodes that read one output of the operator; a static output becomes a weight of a layer."""
     out = b.name("out")
     if batch is None:
+        if not shape:
+            value, shape = b.node("Reshape", [value, b.constant(np.array([1], np.int64))]), (1,)
         flat = b.node("Flatten", [value], axis=1 if len(shape) > 1 else 0)
         rows = shape[0] if len(shape) > 1 else 1
         hidden = b.node("MatMul", [b.graph_input([BATCH, LATENT]), b.weight([LATENT, rows])])

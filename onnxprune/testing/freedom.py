@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxprune.coupling import couple
 from onnxprune.cutting import Cutting
-from onnxprune.testing.cases import BATCH, Array, Case, Data, Feed, Weight, bare, build, run
+from onnxprune.testing.cases import BATCH, SCALE, Array, Case, Data, Feed, Weight, bare, build, run
 from onnxprune.trace import trace
 from onnxprune.units import find_units
 
@@ -53,7 +53,7 @@ def missing(case: Case, seed: int = 0) -> tuple[str, ...]:
     for (j, axis), taken in free.items():
         for slots in _candidates(case.inputs[j].shape[axis], taken):  # type: ignore[union-attr]
             if _can_go(case, j, axis, slots, rng):
-                found.append(f"input {j} axis {axis} slots {list(slots)}")
+                found.append(f"slots {list(slots)} on axis {axis} of input {j}")
     return tuple(found)
 
 
@@ -195,7 +195,10 @@ def _passed(x: Any, content: Array | None) -> Array | None:
     """Returns what comes out of the operators that an activation passes through."""
     for step in x.through if isinstance(x, Data) else ():
         op, _, to = step.partition(":")
-        content = (_evaluate(Case(op, (Data((BATCH,)),), {"to": int(to)} if to else {}), [content]) or [None])[0]
+        if op == "Quantize":
+            return None if content is None else np.clip(np.round(content / SCALE) + int(to), 0, 255).astype(np.uint8)
+        outputs = _evaluate(Case(op, (Data((BATCH,)),), {"to": int(to)} if to else {}), [content])
+        content = outputs[0] if outputs else None
     return content
 
 
@@ -232,4 +235,5 @@ def _is_part(whole: Array, part: Array) -> bool:
 
 def _close(a: Array, b: Array) -> bool:
     scale = float(np.max(np.abs(a.astype(float)), initial=0))
-    return bool(np.max(np.abs(a.astype(float) - b.astype(float)), initial=0) <= TOLERANCE * max(scale, 1e-3))
+    error = float(np.max(np.abs(a.astype(float) - b.astype(float)), initial=0))
+    return bool(error <= TOLERANCE * max(scale, 1e-3))

@@ -10,23 +10,40 @@ from onnxprune.testing import Case, Consumer, Data, Weight
 X = Data((0, 6, 7, 7))
 ROWS = [
     Case("Conv", (X, Weight((8, 6, 3, 3)), Weight((8,))), units=(6, 8)),
-    Case("Conv", (X, Weight((8, 6, 3, 3))), {"strides": [2, 2], "pads": [1, 0, 1, 0], "dilations": [2, 1]}, units=(6, 8)),
+    Case(
+        "Conv", (X, Weight((8, 6, 3, 3))), {"strides": [2, 2], "pads": [1, 0, 1, 0], "dilations": [2, 1]}, units=(6, 8)
+    ),
     Case("Conv", (X, Weight((8, 6, 3, 3))), {"auto_pad": "SAME_UPPER", "kernel_shape": [3, 3]}, 11, units=(6, 8)),
     Case("Conv", (Data((0, 6, 9)), Weight((8, 6, 3)), Weight((8,))), opset=9, units=(6, 8)),
     Case("Conv", (Data((0, 4, 3, 4, 4)), Weight((5, 4, 2, 2, 2)), Weight((5,))), units=(4, 5)),
     Case("Conv", (Data((0, 6, 5, 5), (1,), ("Sigmoid",)), Weight((8, 6, 3, 3))), units=(6, 8)),
     Case("Conv", (Data((0, 6, 5, 5), ()), Weight((8, 6, 3, 3)), Weight((8,))), units=(8,), why="reads a graph input"),
     Case("Conv", (Data((0, 6, 5, 5), (2,)), Weight((8, 6, 3, 3))), units=(8,), why="slides over axis 2", missing=True),
-    Case("Conv", (Data((0, 6, 5, 5), (1, 2)), Weight((8, 6, 3, 3))), units=(6, 8), why="whole channels of (c, h)", missing=True),
+    Case(
+        "Conv",
+        (Data((0, 6, 5, 5), (1, 2)), Weight((8, 6, 3, 3))),
+        units=(6, 8),
+        why="whole channels of (c, h)",
+        missing=True,
+    ),
     Case("Conv", (X, Weight((6, 1, 3, 3)), Weight((6,))), {"group": 6}, units=(6,), why="depthwise"),
-    Case("Conv", (Data((0, 4, 5, 5)), Weight((8, 1, 3, 3)), Weight((8,))), {"group": 4}, units=(4,), why="2 outputs each"),
+    Case(
+        "Conv", (Data((0, 4, 5, 5)), Weight((8, 1, 3, 3)), Weight((8,))), {"group": 4}, units=(4,), why="2 outputs each"
+    ),
     Case("Conv", (Data((0, 8, 5, 5)), Weight((12, 2, 3, 3)), Weight((12,))), {"group": 4}, units=(2, 3)),
     Case("Conv", (Data((0, 8, 5, 5), ()), Weight((12, 2, 3, 3))), {"group": 4}, units=(3,), why="reads a graph input"),
     Case("Conv", (Data((0, 8, 9)), Weight((12, 4, 3))), {"group": 2}, units=(4, 6)),
     Case("ConvTranspose", (X, Weight((6, 8, 3, 3)), Weight((8,))), units=(6, 8)),
     Case("ConvTranspose", (X, Weight((6, 8, 2, 2))), {"strides": [2, 2], "output_padding": [1, 1]}, units=(6, 8)),
     Case("ConvTranspose", (Data((0, 6, 9)), Weight((6, 8, 3)), Weight((8,))), {"pads": [1, 1]}, 11, units=(6, 8)),
-    Case("ConvTranspose", (X, Weight((6, 4, 3, 3)), Weight((8,))), {"group": 2}, units=(3, 4), missing=True, why="the same channels in every group"),
+    Case(
+        "ConvTranspose",
+        (X, Weight((6, 4, 3, 3)), Weight((8,))),
+        {"group": 2},
+        units=(3, 4),
+        missing=True,
+        why="the same channels in every group",
+    ),
     Case("ConvTranspose", (X, Weight((6, 1, 3, 3)), Weight((6,))), {"group": 6}, units=(6,), why="depthwise"),
 ]
 

@@ -18,7 +18,19 @@ def through(*ops: str) -> Data:
 
 STAYS_ZERO = (
     *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Tanh", "Erf", "Sin", "Tan", "Atan", "Sinh", "Asinh", "Abs"),
-    *("Neg", "Sign", "Floor", "Ceil", "Round", "Identity", "Softsign", "HardSwish", "Mish", "ThresholdedRelu", "Shrink"),
+    *(
+        "Neg",
+        "Sign",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Identity",
+        "Softsign",
+        "HardSwish",
+        "Mish",
+        "ThresholdedRelu",
+        "Shrink",
+    ),
 )
 ROWS = [
     *(Case(op, (X,), units=(8,)) for op in STAYS_ZERO),
@@ -44,10 +56,7 @@ ROWS = [
     Case("Reciprocal", (X,), units=(), why="infinite at 0", missing=True),
     *(Case(op, (X,), units=(8,), summed=()) for op in ("IsNaN", "IsInf")),
     Case("Not", (through("Relu", BOOL),), units=(8,), summed=()),
-    *(
-        Case(op, (through("Relu", BOOL), through("Relu", BOOL)), units=(8,), summed=())
-        for op in ("And", "Or", "Xor")
-    ),
+    *(Case(op, (through("Relu", BOOL), through("Relu", BOOL)), units=(8,), summed=()) for op in ("And", "Or", "Xor")),
     *(
         Case(op, (X, Weight((8, 1))), opset=16, units=(8,), summed=())
         for op in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
@@ -57,7 +66,13 @@ ROWS = [
         for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")
     ),
     Case("BitwiseNot", (through("Round", INT32),), units=(8,), summed=()),
-    Case("BitShift", (through("Abs", "Round", UINT8), np.array(1, np.uint8)), {"direction": "LEFT"}, units=(8,), summed=()),
+    Case(
+        "BitShift",
+        (through("Abs", "Round", UINT8), np.array(1, np.uint8)),
+        {"direction": "LEFT"},
+        units=(8,),
+        summed=(),
+    ),
     Case("Bernoulli", (through("Sign", "Relu"),), units=(8,), summed=()),
     *(Case(op, (X, Weight((8, 1))), units=(8,)) for op in ("Add", "Sub", "Max", "Min", "Sum", "Mean", "Mul")),
     *(Case(op, (X, X, Weight((8, 5))), units=(8,)) for op in ("Sum", "Mean", "Max", "Min")),
@@ -68,12 +83,27 @@ ROWS = [
     Case("Add", (X, through("Sigmoid")), units=(8,), summed=()),
     Case("Add", (X, Data((0, 8, 5), ())), units=(), why="a graph input has a fixed size", missing=True),
     Case("Add", (X, Data((0, 1, 5), ())), units=(8,), summed=(), why="broadcast over the channels"),
-    Case("Add", (Data((0, 8, 1)), Data((0, 1, 3), (2,))), units=(8,), summed=(), why="rows or columns, not both", missing=True),
-    Case("Mul", (Data((0, 3, 5), (1, 2)), Weight((3, 1))), units=(5,), why="a row's slot lives as long as one cell does", missing=True),
+    Case(
+        "Add",
+        (Data((0, 8, 1)), Data((0, 1, 3), (2,))),
+        units=(8,),
+        summed=(),
+        why="rows or columns, not both",
+        missing=True,
+    ),
+    Case(
+        "Mul",
+        (Data((0, 3, 5), (1, 2)), Weight((3, 1))),
+        units=(5,),
+        why="a row's slot lives as long as one cell does",
+        missing=True,
+    ),
     Case("PRelu", (X, Weight((8, 1))), units=(8,)),
     Case("PRelu", (X, Weight((1,))), opset=9, units=(8,)),
     Case("Mod", (X, TWO), {"fmod": 1}, units=(8,)),
-    Case("Mod", (X, Weight((8, 1))), {"fmod": 1}, units=(), why="a divisor would be zero where it is cut", missing=True),
+    Case(
+        "Mod", (X, Weight((8, 1))), {"fmod": 1}, units=(), why="a divisor would be zero where it is cut", missing=True
+    ),
     Case("Div", (X, TWO), units=(8,)),
     Case("Div", (X, Weight((8, 1))), units=(), why="a divisor would be zero where it is cut", missing=True),
     Case("Div", (X, through("Sigmoid")), units=(8,)),
@@ -94,7 +124,10 @@ ROWS = [
     Case("Clip", (X,), {"min": 0.5}, 6 + 1, units=(8,), summed=(), why="0 lies outside"),
     Case("Gelu", (X,), {"approximate": "tanh"}, units=(8,)),
     *(Case(op, (X,), domain="com.microsoft", units=(8,)) for op in ("Gelu", "QuickGelu", "FastGelu")),
-    *(Case(op, (Data((0, 5, 8), (2,)), Weight((8,))), domain="com.microsoft", units=(8,)) for op in ("FastGelu", "BiasGelu")),
+    *(
+        Case(op, (Data((0, 5, 8), (2,)), Weight((8,))), domain="com.microsoft", units=(8,))
+        for op in ("FastGelu", "BiasGelu")
+    ),
 ]
 
 

@@ -42,10 +42,7 @@ def test_every_operator_has_random_cases() -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(case, id=str(case), marks=[pytest.mark.slow] if name in SLOW else [])
-        for name, case in ALL
-    ],
+    [pytest.param(case, id=str(case), marks=[pytest.mark.slow] if name in SLOW else []) for name, case in ALL],
 )
 def test_a_slot_that_could_go_is_known(case: Case) -> None:
     found = missing(case)

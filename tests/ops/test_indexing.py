@@ -12,7 +12,9 @@ ROWS = [
     Case("Gather", (X, np.array([0, 2, 2, 5])), {"axis": 1}, 11, units=(3, 3), summed=(6,), why="read or not"),
     Case("Gather", (X, np.array([-1, 0, 3], np.int32)), {"axis": -2}, units=(3, 3), summed=(6,)),
     Case("Gather", (X, np.array(2)), {"axis": 1}, units=(5,), why="the channel that is read stays"),
-    Case("Gather", (X, np.array([[0, 1], [2, 3]])), {"axis": 1}, units=(2, 2), summed=(4,), why="columns of the indices"),
+    Case(
+        "Gather", (X, np.array([[0, 1], [2, 3]])), {"axis": 1}, units=(2, 2), summed=(4,), why="columns of the indices"
+    ),
     Case("Gather", (X, np.array([1, 3])), {"axis": 2}, units=(6,)),
     Case("Gather", (X, np.array(1)), {"axis": 2}, units=(6,)),
     Case("Gather", (Weight((10, 8)), Feed((0, 5), 10)), units=(8,), why="an embedding"),

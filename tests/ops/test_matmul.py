@@ -30,7 +30,9 @@ ROWS = [
         units=(),
         why="neither factor is zero at cut slots",
     ),
-    Case("MatMul", (Data((0, 4, 6), (2,)), Data((0, 6, 4), (1,), ("Exp",))), units=(6,), why="one zero factor is enough"),
+    Case(
+        "MatMul", (Data((0, 4, 6), (2,)), Data((0, 6, 4), (1,), ("Exp",))), units=(6,), why="one zero factor is enough"
+    ),
     Case("Gemm", (Data((0, 6)), Weight((6, 8)), Weight((8,))), units=(6, 8)),
     Case("Gemm", (Data((0, 6)), Weight((8, 6)), Weight((8,))), {"transB": 1, "alpha": 0.5, "beta": 2.0}, units=(6, 8)),
     Case("Gemm", (Data((6, 0), (0,)), Weight((6, 8)), Weight((1, 8))), {"transA": 1}, 9, units=(6, 8)),
@@ -53,7 +55,14 @@ ROWS = [
         why="q . k: heads, where more weights hang on them, else the same dims in every head",
     ),
     Case("Einsum", (Data((0, 6, 6), (1,)),), {"equation": "bii->bi"}, units=(), why="a diagonal"),
-    Case("Einsum", (Data((0, 3, 4), (1, 2)), Weight((3, 4, 5))), {"equation": "bhd,hdo->bo"}, units=(4, 5), missing=True, why="columns of (h, d)"),
+    Case(
+        "Einsum",
+        (Data((0, 3, 4), (1, 2)), Weight((3, 4, 5))),
+        {"equation": "bhd,hdo->bo"},
+        units=(4, 5),
+        missing=True,
+        why="columns of (h, d)",
+    ),
 ]
 
 

@@ -35,7 +35,9 @@ ROWS = [
     Case("Transpose", (X,), {"perm": [0, 2, 1]}, units=(6,)),
     Case("Transpose", (X,), {"perm": [1, 2, 0]}, 9, units=(6,)),
     Case("Transpose", (X,), units=(6,)),
-    Case("Transpose", (Data((0, 3, 5), (1, 2)),), {"perm": [0, 2, 1]}, units=(5,), why="columns of (3, 5)", missing=True),
+    Case(
+        "Transpose", (Data((0, 3, 5), (1, 2)),), {"perm": [0, 2, 1]}, units=(5,), why="columns of (3, 5)", missing=True
+    ),
     Case("Transpose", (Weight((4, 6)),), units=(4, 6), why="a weight"),
     Case("Squeeze", (Data((0, 6, 1)),), {"axes": [2]}, 11, units=(6,)),
     Case("Squeeze", (Data((0, 6, 1)), ints(-1)), opset=13, units=(6,)),
@@ -50,10 +52,26 @@ ROWS = [
     Case("Concat", PAIR, {"axis": -2}, 11, units=(2, 3)),
     Case("Concat", (PAIR[0], Data((0, 3, 4), ())), {"axis": 1}, units=(2,), why="a graph input behind it"),
     Case("Concat", (Data((0, 2, 4), (2,)), Data((0, 3, 4), (2,))), {"axis": 1}, units=(4,)),
-    Case("Concat", (Data((0, 2, 4), (2,)), Data((0, 3, 4), ())), {"axis": 1}, units=(), why="meets a fixed axis", missing=True),
+    Case(
+        "Concat",
+        (Data((0, 2, 4), (2,)), Data((0, 3, 4), ())),
+        {"axis": 1},
+        units=(),
+        why="meets a fixed axis",
+        missing=True,
+    ),
     Case("Concat", (X, X, Data((0, 6, 4), (1,), ("Sigmoid",))), {"axis": 2}, units=(6,), summed=()),
-    Case("Concat", (Data((0, 2, 5), (1, 2)), Data((0, 3, 5), (1, 2))), {"axis": 1}, units=(5,), why="columns", missing=True),
-    Case("Concat", (Data((0, 2, 5), (1, 2)), Data((0, 3, 5), (2,))), {"axis": 1}, units=(5,), why="columns", missing=True),
+    Case(
+        "Concat",
+        (Data((0, 2, 5), (1, 2)), Data((0, 3, 5), (1, 2))),
+        {"axis": 1},
+        units=(5,),
+        why="columns",
+        missing=True,
+    ),
+    Case(
+        "Concat", (Data((0, 2, 5), (1, 2)), Data((0, 3, 5), (2,))), {"axis": 1}, units=(5,), why="columns", missing=True
+    ),
     Case("Split", (X,), {"axis": 1, "split": [2, 4]}, 11, outputs=2, units=(2, 4), summed=(6,)),
     Case("Split", (X,), {"axis": 1}, 11, outputs=2, units=(3, 3), summed=(6,), why="the sizes are written down"),
     Case("Split", (X, ints(4, 2)), {"axis": -2}, 13, outputs=2, units=(2, 4), summed=(6,)),
@@ -67,7 +85,14 @@ ROWS = [
     Case("Slice", (X, ints(-4), ints(BIG), ints(-2)), opset=13, units=(2, 4), summed=(6,)),
     Case("Slice", (X, ints(-1), ints(-7), ints(1), ints(-1)), units=(6,), why="turned round"),
     Case("Slice", (X, ints(-2), ints(-BIG), ints(1), ints(-1)), units=(1, 5), summed=(6,), why="turned round"),
-    Case("Slice", (X, ints(0), ints(6), ints(1), ints(2)), units=(3, 3), summed=(6,), stuck=True, why="the stride stays 2"),
+    Case(
+        "Slice",
+        (X, ints(0), ints(6), ints(1), ints(2)),
+        units=(3, 3),
+        summed=(6,),
+        stuck=True,
+        why="the stride stays 2",
+    ),
     Case("Slice", (X, ints(0, 1), ints(2, 3), ints(0, 2)), units=(6,), why="the batch is sliced too"),
     Case("Slice", (X, ints(1), ints(3), ints(2)), units=(6,)),
     Case("Tile", (X, ints(1, 2, 3)), units=(6,)),
@@ -78,14 +103,23 @@ ROWS = [
     Case("Pad", (X, ints(0, 1, 0, 0, 1, 0), np.array(1.5, np.float32)), opset=13, units=(6,), summed=()),
     Case("Pad", (X, ints(2, 1), None, ints(-2)), opset=18, units=(6,)),
     Case("Pad", (X, ints(0, 0, 1, 0, 0, 2)), {"mode": "reflect"}, units=(6,)),
-    Case("Pad", (X, ints(0, 1, 0, 0, 1, 0)), {"mode": "edge"}, units=(), why="padded with its own values", missing=True),
+    Case(
+        "Pad", (X, ints(0, 1, 0, 0, 1, 0)), {"mode": "edge"}, units=(), why="padded with its own values", missing=True
+    ),
     Case("Pad", (X, ints(0, -1, 0, 0, -2, 0)), units=(3, 3), summed=(6,), why="a slice"),
     Case("Pad", (X, ints(0, -1, 0, 0, 2, 0)), units=(1, 5), summed=(6,), why="a slice and padding"),
     Case("DepthToSpace", (Data((0, 8, 3, 3)),), {"blocksize": 2}, 9, units=(2,)),
     Case("DepthToSpace", (Data((0, 8, 3, 3)),), {"blocksize": 2, "mode": "DCR"}, 11, units=(2,)),
     Case("DepthToSpace", (Data((0, 12, 2, 2)),), {"blocksize": 2, "mode": "CRD"}, 13, units=(3,)),
     Case("SpaceToDepth", (Data((0, 3, 4, 4)),), {"blocksize": 2}, units=(3,)),
-    Case("SpaceToDepth", (Data((0, 3, 4, 4), (2,)),), {"blocksize": 2}, units=(), why="space goes into the channels", missing=True),
+    Case(
+        "SpaceToDepth",
+        (Data((0, 3, 4, 4), (2,)),),
+        {"blocksize": 2},
+        units=(),
+        why="space goes into the channels",
+        missing=True,
+    ),
 ]
 
 

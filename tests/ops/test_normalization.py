@@ -45,12 +45,18 @@ ROWS = [
     Case("GroupNormalization", (X, C, C), {"num_groups": 8}, 21, units=(8,)),
     Case("GroupNormalization", (X, C, C), {"num_groups": 8}, 18, units=(8,)),
     Case("GroupNormalization", (X, C, C), {"num_groups": 1}, 21, units=(), why="one norm group of all channels"),
-    Case("GroupNormalization", (Data((0, 8, 5), (2,)), C, C), {"num_groups": 4}, units=(), why="normalised over axis 2"),
-    Case("LayerNormalization", (Data((0, 6, 8), (2,)), C, C), opset=17, units=(), why="the variance runs over the axis"),
+    Case(
+        "GroupNormalization", (Data((0, 8, 5), (2,)), C, C), {"num_groups": 4}, units=(), why="normalised over axis 2"
+    ),
+    Case(
+        "LayerNormalization", (Data((0, 6, 8), (2,)), C, C), opset=17, units=(), why="the variance runs over the axis"
+    ),
     Case("LayerNormalization", (Data((0, 6, 8), (1,)), C, C), opset=17, units=(6,), summed=()),
     Case("LayerNormalization", (Data((0, 6, 8), (1,)), C), {"axis": 2}, opset=17, outputs=3, units=(6,), summed=()),
     Case("LayerNormalization", (Data((0, 6, 8), (1,)), Weight((6, 8))), {"axis": 1}, units=(), why="both axes"),
-    Case("RMSNormalization", (Data((0, 6, 8), (2,)), C), opset=23, units=(8,), why="epsilon and scale restore the mean"),
+    Case(
+        "RMSNormalization", (Data((0, 6, 8), (2,)), C), opset=23, units=(8,), why="epsilon and scale restore the mean"
+    ),
     Case("RMSNormalization", (Data((0, 6, 8), (2,)), C), {"epsilon": 0.1}, 23, units=(8,)),
     Case("RMSNormalization", (Data((0, 6, 8), (2,), ("Sigmoid",)), C), opset=23, units=(), why="slots are not zero"),
     Case("RMSNormalization", (Data((0, 6, 8), (1,)), C), opset=23, units=(6,)),

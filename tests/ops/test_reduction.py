@@ -40,12 +40,25 @@ ROWS = [
     *(Case(op, (X, axes(1)), opset=18, units=(), why="looks at every slot") for op in TYING),
     *(Case(op, (X,), {"axes": [1], "keepdims": 0}, 13, units=(), why="looks at every slot") for op in TYING),
     *(Case(op, (SHIFTED, axes(2)), opset=18, units=(6,), summed=()) for op in ("ReduceLogSum", "ReduceLogSumExp")),
-    Case("ReduceLogSum", (Data((0, 6, 5), (1,), ("Abs",)), axes(2)), opset=18, units=(), why="the logarithm of 0", missing=True),
+    Case(
+        "ReduceLogSum",
+        (Data((0, 6, 5), (1,), ("Abs",)), axes(2)),
+        opset=18,
+        units=(),
+        why="the logarithm of 0",
+        missing=True,
+    ),
     Case("ReduceLogSumExp", (X, axes(2)), opset=18, units=(6,), summed=()),
-    *(Case(op, (X,), {"axes": [1]}, 13, units=(), why="looks at every slot") for op in ("ReduceLogSum", "ReduceLogSumExp")),
+    *(
+        Case(op, (X,), {"axes": [1]}, 13, units=(), why="looks at every slot")
+        for op in ("ReduceLogSum", "ReduceLogSumExp")
+    ),
     *(Case(op, (X,), {"axis": 2}, 13, units=(6,), summed=()) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(Case(op, (X,), opset=13, units=(6,), summed=()) for op in ("Softmax", "LogSoftmax", "Hardmax")),
-    *(Case(op, (X,), {"axis": 1}, 13, units=(), why="normalised together") for op in ("Softmax", "LogSoftmax", "Hardmax")),
+    *(
+        Case(op, (X,), {"axis": 1}, 13, units=(), why="normalised together")
+        for op in ("Softmax", "LogSoftmax", "Hardmax")
+    ),
     *(Case(op, (X,), {"axis": 2}, 11, units=(6,), summed=()) for op in ("Softmax", "LogSoftmax", "Hardmax")),
     *(Case(op, (X,), opset=11, units=(), why="axis 1 and all behind it") for op in ("Softmax", "LogSoftmax")),
     Case("Hardmax", (X,), opset=11, units=(), missing=True, why="axis 1 and all behind it"),
@@ -53,14 +66,24 @@ ROWS = [
     Case("Softmax", (Data((0, 6, 5), (2,)),), {"axis": 1}, 13, units=(5,), summed=()),
     Case("Softmax", (Data((0, 3, 4), (1, 2)),), {"axis": -1}, units=(3,), summed=(), why="whole rows"),
     Case("CumSum", (X, np.array(2)), opset=14, units=(6,)),
-    Case("CumSum", (X, np.array(1)), {"reverse": 1, "exclusive": 1}, 11, units=(6,), summed=(), why="zero slots add nothing"),
+    Case(
+        "CumSum",
+        (X, np.array(1)),
+        {"reverse": 1, "exclusive": 1},
+        11,
+        units=(6,),
+        summed=(),
+        why="zero slots add nothing",
+    ),
     Case("CumSum", (SHIFTED, np.array(1)), units=(), missing=True, why="slots are not zero: only the last could go"),
     Case("LpNormalization", (X,), {"axis": 2}, units=(6,)),
     Case("LpNormalization", (X,), {"axis": 1, "p": 1}, units=(6,), why="zero slots add nothing to the norm"),
     Case("LpNormalization", (SHIFTED,), {"axis": 1}, units=(), why="slots are not zero"),
     Case("LRN", (Data((0, 6, 5, 5)),), {"size": 3}, units=(), why="a window over the channels", missing=True),
     Case("LRN", (Data((0, 6, 5, 5), (2,)),), {"size": 3}, units=(5,)),
-    Case("MeanVarianceNormalization", (Data((0, 6, 5, 5)),), opset=13, units=(), why="0 / 0 in onnxruntime", missing=True),
+    Case(
+        "MeanVarianceNormalization", (Data((0, 6, 5, 5)),), opset=13, units=(), why="0 / 0 in onnxruntime", missing=True
+    ),
     Case("MeanVarianceNormalization", (Data((0, 6, 5)),), {"axes": [1, 2]}, 13, units=(), why="normalised together"),
     Case("TopK", (X, np.array([3])), outputs=2, units=(6,), summed=(), why="indices are not zero"),
     Case("TopK", (X, np.array([3])), {"axis": 1}, 11, outputs=2, units=(), why="picks along the axis"),

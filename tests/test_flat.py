@@ -1,0 +1,367 @@
+"""Subgraphs and local functions: what stands in their bodies is cut like anything else, and they stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import parser
+
+from onnxprune import prune
+from onnxprune.flat import look_into
+from onnxprune.testing import check_model
+from onnxprune.trace import trace
+
+RNG = np.random.default_rng(0)
+
+
+def model(text: str, *functions: str, opset: int = 18) -> onnx.ModelProto:
+    """Returns a model whose constants `NAME: shape` behind `weights` are random; `text` is onnx's own language."""
+    head, _, weights = text.partition("weights")
+    local = ', "local": 1' if functions else ""
+    made = parser.parse_model(f'<ir_version: 10, opset_import: ["": {opset}{local}]>\n{head}' + "\n".join(functions))
+    for line in weights.split():
+        name, _, shape = line.partition(":")
+        size = [int(n) for n in shape.split(",")]
+        content = (RNG.normal(size=size) / size[0] ** 0.5).astype(np.float32)
+        made.graph.initializer.append(onnx.numpy_helper.from_array(content, name))
+    onnx.checker.check_model(made)
+    return made
+
+
+def proved(made: onnx.ModelProto, *units: int) -> None:
+    """Cuts what can be cut around bodies and compares with the masked original at two batch sizes."""
+    outcome = check_model(made)
+    assert outcome.wrong == ()
+    assert outcome.units == tuple(sorted(units)), outcome.frozen
+    assert outcome.cuts or not units
+
+
+BRANCHES = """
+    net (float[N,4] x) => (float[N,3] y) {
+        a = MatMul(x, w1)
+        b = Relu(a)
+        CONDITION
+        c = If (flag) <
+            then_branch = one () => (t3) { t1 = MatMul(b, w2) t2 = Tanh(t1) t3 = MatMul(t2, w3) },
+            else_branch = two () => (e1) { e1 = MatMul(b, w4) }
+        >
+        d = Relu(c)
+        y = MatMul(d, w5)
+    }
+    weights w1:4,6 w2:6,8 w3:8,5 w4:6,5 w5:5,3
+"""
+
+
+def test_both_branches_of_an_if_on_data() -> None:
+    condition = "s = ReduceMax<keepdims=0>(x) zero = Constant<value_float=0.7>() flag = Greater(s, zero)"
+    proved(model(BRANCHES.replace("CONDITION", condition)), 5, 6, 8)
+
+
+def test_both_branches_of_an_if_on_the_batch_size() -> None:
+    condition = (
+        "s = Shape<start=0, end=1>(x) two = Constant<value_ints=[2]>() f = Greater(s, two) flag = Squeeze(f)"
+    )
+    proved(model(BRANCHES.replace("CONDITION", condition)), 5, 6, 8)
+
+
+def test_an_if_in_an_if() -> None:
+    text = """
+        net (float[N,4] x) => (float[N,3] y) {
+            s = ReduceMax<keepdims=0>(x)
+            zero = Constant<value_float=0.7>()
+            flag = Greater(s, zero)
+            b = MatMul(x, w1)
+            c = If (flag) <
+                then_branch = one () => (t2) {
+                    big = Constant<value_float=1.5>()
+                    more = Greater(s, big)
+                    t1 = If (more) <
+                        then_branch = three () => (u2) { u1 = MatMul(b, w2) u2 = Relu(u1) },
+                        else_branch = four () => (v1) { v1 = MatMul(b, w3) }
+                    >
+                    t2 = MatMul(t1, w4)
+                },
+                else_branch = two () => (e1) { e1 = Identity(b) }
+            >
+            y = MatMul(c, w5)
+        }
+        weights w1:4,6 w2:6,8 w3:6,8 w4:8,6 w5:6,3
+    """
+    proved(model(text), 6, 8)
+
+
+def test_branches_of_different_shapes_stay_closed() -> None:
+    text = """
+        net (float[N,4] x) => (float[N,3] y) {
+            s = ReduceMax<keepdims=0>(x)
+            zero = Constant<value_float=0.7>()
+            flag = Greater(s, zero)
+            b = MatMul(x, w1)
+            c = If (flag) <
+                then_branch = one () => (t1) { t1 = MatMul(b, w2) },
+                else_branch = two () => (e1) { k = Constant<value_ints=[1]>() e1 = ReduceMax<keepdims=1>(b, k) }
+            >
+            d = Add(c, w6)
+            e = MatMul(d, w3)
+            f = Relu(e)
+            y = MatMul(f, w4)
+        }
+        weights w1:4,6 w2:6,5 w6:5 w3:5,7 w4:7,3
+    """
+    proved(model(text), 7)
+
+
+def test_sizes_in_a_branch_follow() -> None:
+    text = """
+        net (float[N,4] x) => (float[N,3] y) {
+            s = ReduceMax<keepdims=0>(x)
+            zero = Constant<value_float=0.7>()
+            flag = Greater(s, zero)
+            b = MatMul(x, w1)
+            c = If (flag) <
+                then_branch = one () => (t4) {
+                    k = Constant<value_ints=[0, 6, 2]>()
+                    t1 = Reshape(b, k)
+                    t2 = Relu(t1)
+                    m = Constant<value_ints=[0, 12]>()
+                    t4 = Reshape(t2, m)
+                },
+                else_branch = two () => (e1) { e1 = Neg(b) }
+            >
+            y = MatMul(c, w5)
+        }
+        weights w1:4,12 w5:12,3
+    """
+    proved(model(text), 6)
+
+
+LOOP = """
+    net (float[N,4] x) => (float[N,3] y) {
+        h0 = MatMul(x, w1)
+        turns = Constant<value_int=3>()
+        go = Constant<value=bool {1}>()
+        last = Loop (turns, go, START) <
+            body = turn (int64 i, bool on, float[N,D] h) => (bool again, float[N,D] back) {
+                again = Identity(on)
+                BODY
+            }
+        >
+        y = MatMul(last, w4)
+    }
+    weights w1:4,6 w2:6,8 w3:8,6 w4:6,3
+"""
+
+
+def loop(body: str, start: str = "h0") -> onnx.ModelProto:
+    return model(LOOP.replace("BODY", body).replace("START", start).replace("D]", "6]"))
+
+
+def test_the_body_of_a_loop() -> None:
+    proved(loop("a = MatMul(h, w2) b = Relu(a) c = MatMul(b, w3) back = Add(h, c)"), 6, 8)
+
+
+def test_a_state_that_a_turn_fills() -> None:
+    proved(loop("a = MatMul(h, w2) b = Relu(a) c = MatMul(b, w3) back = Sigmoid(c)"), 8)
+
+
+def test_a_state_that_is_an_input() -> None:
+    text = LOOP.replace("float[N,4] x", "float[N,6] x").replace("w1:4,6", "w1:6,6")
+    body = "a = MatMul(h, w2) b = Relu(a) c = MatMul(b, w3) back = Add(h, c)"
+    proved(model(text.replace("BODY", body).replace("START", "x").replace("D]", "6]")), 8)
+
+
+def test_a_turn_that_reads_its_number() -> None:
+    body = "t = Gather<axis=1>(h, i) k = Constant<value_ints=[1]>() u = Unsqueeze(t, k) a = MatMul(h, w2) b = MatMul(a, w3) back = Add(b, u)"
+    proved(loop(body), 8)
+
+
+def test_two_states_that_change_places() -> None:
+    text = """
+        net (float[N,4] x) => (float[N,3] y) {
+            p0 = MatMul(x, w1)
+            q0 = MatMul(x, w2)
+            turns = Constant<value_int=3>()
+            go = Constant<value=bool {1}>()
+            p9, q9 = Loop (turns, go, p0, q0) <
+                body = turn (int64 i, bool on, float[N,6] p, float[N,6] q) => (bool again, float[N,6] r, float[N,6] s) {
+                    again = Identity(on)
+                    r = Tanh(q)
+                    s = Sub(p, q)
+                }
+            >
+            z = Add(p9, q9)
+            y = MatMul(z, w3)
+        }
+        weights w1:4,6 w2:4,6 w3:6,3
+    """
+    proved(model(text), 6)
+
+
+def test_a_loop_that_stacks_its_turns_stays_closed() -> None:
+    text = """
+        net (float[N,4] x) => (float[T,N,3] y) {
+            h0 = MatMul(x, w1)
+            g = MatMul(h0, w2)
+            turns = Constant<value_int=3>()
+            go = Constant<value=bool {1}>()
+            last, all = Loop (turns, go, h0) <
+                body = turn (int64 i, bool on, float[N,6] h) => (bool again, float[N,6] back, float[N,6] out) {
+                    again = Identity(on)
+                    back = Tanh(h)
+                    out = Identity(h)
+                }
+            >
+            s = ReduceMax<keepdims=0>(g)
+            t = Mul(all, s)
+            y = MatMul(t, w3)
+        }
+        weights w1:4,6 w2:6,8 w3:6,3
+    """
+    proved(model(text))
+
+
+def test_a_recurrent_cell_in_a_scan() -> None:
+    text = """
+        net (float[5,N,4] x) => (float[5,N,3] y) {
+            one = Constant<value_ints=[1]>()
+            s = Shape<start=1, end=2>(x)
+            six = Constant<value_ints=[6]>()
+            size = Concat<axis=0>(s, six)
+            zero = Constant<value_float=0.0>()
+            h0 = Expand(zero, size)
+            last, all = Scan <num_scan_inputs=1,
+                body = turn (float[N,6] h, float[N,4] now) => (float[N,6] back, float[N,6] out) {
+                    a = MatMul(now, w1)
+                    b = MatMul(h, w2)
+                    c = Add(a, b)
+                    back = Tanh(c)
+                    out = Identity(back)
+                }
+            > (h0, x)
+            y = MatMul(all, w3)
+        }
+        weights w1:4,6 w2:6,6 w3:6,3
+    """
+    proved(model(text), 6)
+
+
+BLOCK = """
+    <domain: "local", opset_import: ["": 18, "local": 1]>
+    Block (x, w1, b1, w2) => (y) { a = MatMul(x, w1) b = Add(a, b1) c = Relu(b) d = MatMul(c, w2) y = Add(x, d) }
+"""
+
+
+def test_constants_that_are_given_to_a_function() -> None:
+    text = """
+        net (float[N,4] x) => (float[N,3] y) {
+            a = MatMul(x, w0)
+            b = local.Block(a, w1, b1, w2)
+            c = local.Block(b, w3, b3, w4)
+            y = MatMul(c, w5)
+        }
+        weights w0:4,6 w1:6,8 b1:8 w2:8,6 w3:6,7 b3:7 w4:7,6 w5:6,3
+    """
+    made = model(text, BLOCK)
+    proved(made, 6, 7, 8)
+    pruned = prune(made, ratio=0.5, criterion="l1", compensate="none").model
+    small = ir.to_proto(pruned)
+    assert [n.op_type for n in small.graph.node] == [n.op_type for n in made.graph.node]
+    assert small.functions == made.functions
+
+
+def test_a_constant_that_two_calls_share_is_copied() -> None:
+    text = """
+        net (float[N,4] x) => (float[N,3] y) {
+            zeros = Constant<value_floats=[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]>()
+            a = MatMul(x, w0)
+            b = local.Block(a, w1, zeros, w2)
+            c = local.Block(b, w3, zeros, w4)
+            y = MatMul(c, w5)
+        }
+        weights w0:4,6 w1:6,8 w2:8,6 w3:6,8 w4:8,6 w5:6,3
+    """
+    proved(model(text, BLOCK), 6, 8, 8)
+
+
+def test_a_function_that_calls_another_with_an_attribute() -> None:
+    text = """
+        net (float[N,4] x) => (float[N,3] y) {
+            a = MatMul(x, w0)
+            b = local.Outer<slope = 0.3>(a, w1)
+            y = MatMul(b, w2)
+        }
+        weights w0:4,6 w1:6,8 w2:8,3
+    """
+    outer = """
+        <domain: "local", opset_import: ["": 18, "local": 1]>
+        Outer <slope> (x, w) => (y) { a = local.Inner<slope: float = @slope>(x) y = MatMul(a, w) }
+    """
+    inner = """
+        <domain: "local", opset_import: ["": 18]>
+        Inner <slope> (x) => (y) { y = LeakyRelu<alpha: float = @slope>(x) }
+    """
+    proved(model(text, outer, inner), 6, 8)
+
+
+def test_sizes_in_a_function_freeze() -> None:
+    text = """
+        net (float[N,4] x) => (float[N,3] y) {
+            a = MatMul(x, w0)
+            b = local.Fold(a)
+            c = MatMul(b, w1)
+            d = Relu(c)
+            y = MatMul(d, w2)
+        }
+        weights w0:4,12 w1:12,7 w2:7,3
+    """
+    fold = """
+        <domain: "local", opset_import: ["": 18]>
+        Fold (x) => (y) {
+            k = Constant<value_ints=[0, 6, 2]>()
+            a = Reshape(x, k)
+            b = Relu(a)
+            m = Constant<value_ints=[0, 12]>()
+            y = Reshape(b, m)
+        }
+    """
+    result = prune(model(text, fold), ratio=0.5, criterion="l1", compensate="none")
+    assert [len(g.cut) for g in result.plan.groups if g.cut] == [3]
+
+
+def test_weights_in_a_function_stay() -> None:
+    text = """
+        net (float[N,2] x) => (float[N,3] y) {
+            b = local.Layer(x)
+            c = MatMul(b, w1)
+            d = Relu(c)
+            y = MatMul(d, w2)
+        }
+        weights w1:2,7 w2:7,3
+    """
+    layer = """
+        <domain: "local", opset_import: ["": 18]>
+        Layer (x) => (y) { w = Constant<value = float[2,2] {1.0, 2.0, 3.0, 4.0}>() y = MatMul(x, w) }
+    """
+    proved(model(text, layer), 7)
+
+
+def test_a_model_without_bodies_has_no_view() -> None:
+    made = model("net (float[N,4] x) => (float[N,3] y) { y = MatMul(x, w) } weights w:4,3")
+    flat, _ = look_into(ir.from_proto(made), trace)
+    assert flat is None
+
+
+@pytest.mark.parametrize("make", [lambda: loop("back = Tanh(h)"), lambda: model(BRANCHES.replace("CONDITION", ""), )])
+def test_laying_flat_leaves_the_model_alone(make: Callable[[], onnx.ModelProto]) -> None:
+    try:
+        made = make()
+    except onnx.checker.ValidationError:
+        pytest.skip("not a model")
+    graph = ir.from_proto(made)
+    before = ir.to_proto(graph).SerializeToString(deterministic=True)
+    look_into(graph, trace)
+    assert ir.to_proto(graph).SerializeToString(deterministic=True) == before
