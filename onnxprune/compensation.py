@@ -25,6 +25,7 @@ from onnxprune.layers import Bias, Layer, find_layers
 from onnxprune.moments import Moments, refit_safely
 from onnxprune.obs import Problem, eliminate
 from onnxprune.ops.linear import Linear
+from onnxprune.realign import realigned
 from onnxprune.scoring import Scores
 from onnxprune.tensors import Tensor
 from onnxprune.units import Units
@@ -65,6 +66,7 @@ def compensate(
     mode: str,
     providers: Sequence[str],
     seed: int,
+    align: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Compensated:
     """Returns which units to cut and the weights that make up for them.
@@ -78,10 +80,13 @@ def compensate(
         mode: `lstsq`, `bias` or `none` (choice only).
         providers: onnxruntime's execution providers.
         seed: of the sampled positions.
+        align: put the statistics of these inputs into BatchNormalizations while weights are refitted (made-up inputs).
         progress: called with the layers done and their number.
     """
     spool = Spool()
     try:
+        if align:
+            units = replace(units, coupling=realigned(units.coupling, batches, providers, spool))
         return _Walk(units, counts, scores, batches, choose, mode, providers, seed, spool).run(progress)
     finally:
         spool.close()

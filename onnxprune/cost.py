@@ -83,7 +83,8 @@ def parameters(model: ir.Model) -> int:
     """Returns the number of weights: floats, and integer constants of two or more axes (quantized weights)."""
     return sum(
         tensor.size
-        for tensor in constants(model.graph).values()
+        for graph in (model.graph, *model.graph.subgraphs())
+        for tensor in constants(graph).values()
         if tensor.dtype.is_floating_point() or len(tensor.shape) > 1
     )
 

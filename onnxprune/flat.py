@@ -327,11 +327,10 @@ class _Flattener:
         if bodies or any(imports.get(d, v) != v for d, v in function.opset_imports.items()):
             raise _CannotLayFlat
         imports.update(function.opset_imports)
-        held = constants(self.graph)
         table: dict[int, ir.Value | None] = {}
         for k, formal in enumerate(function.inputs):
             value = node.inputs[k] if k < len(node.inputs) else None
-            if value is not None and value.name in held and place >= 0:
+            if value is not None and place >= 0 and self._is_held(value):
                 value = self._glue("Identity", [value], node)
                 producer = value.producer()
                 assert producer is not None
@@ -343,6 +342,11 @@ class _Flattener:
             self._stand_in(old, self._glue("Identity", [table[id(inner)]], node))
         self.graph.remove(node)
         return nodes
+
+    def _is_held(self, value: ir.Value) -> bool:
+        """Returns whether a value is an initializer or what a Constant node gives."""
+        producer = value.producer()
+        return value.name in self.graph.initializers if producer is None else is_constant(producer)
 
     def _copied(
         self, node: ir.Node, call: ir.Node, function: ir.Function, table: dict[int, ir.Value | None]
@@ -430,8 +434,8 @@ class _Restorer:
         after = [n for n in self.changed.graph if not n.name or n.name in names]
         for index, (old, new) in enumerate(zip(before, after, strict=True)):
             self._node(index, old, new)
-        for mul in (n for n in self.changed.graph if n.name and n.name not in names and n.op_type == "Mul"):
-            self._scale(mul, after)
+        for behind in (n for n in self.changed.graph if n.name and n.name not in names and not is_constant(n)):
+            self._put_behind(behind, after)
         return self.model
 
     def _constants(self) -> None:
@@ -482,15 +486,15 @@ class _Restorer:
         several = id(value) in self.in_functions
         value.shape = ir.Shape([None if several and a != b else b for a, b in zip(old, new, strict=True)])
 
-    def _scale(self, mul: ir.Node, after: list[ir.Node]) -> None:
-        """Puts a Mul behind a node, wherever it stands."""
-        kept, number = mul.inputs
+    def _put_behind(self, added: ir.Node, after: list[ir.Node]) -> None:
+        """Puts a node that restores an output behind the node that gives it, wherever that stands."""
+        kept, number = added.inputs
         assert kept is not None and number is not None
         producer = kept.producer()
         index = next(i for i, n in enumerate(after) if n is producer)
         node = self.nodes[self.flat.places[index]]
         old = node.outputs[kept.index() or 0]
-        new = ir.node("Mul", [old, self.added[str(number.name)]], name=mul.name)
+        new = ir.node(added.op_type, [old, self.added[str(number.name)]], name=added.name)
         result = new.outputs[0]
         result.type, result.shape = old.type, old.shape
         old.replace_all_uses_with(result, replace_graph_outputs=True)

@@ -389,6 +389,7 @@ def _mended(
             mode=options.mode,
             providers=providers,
             seed=options.seed,
+            align=data.synthetic,
             progress=tell,
         )
         mended = Cutting(apply_weights(units, found), found.dead)

@@ -136,9 +136,8 @@ class Verbs:
         rank = max(len(t.shape) for t in tensors)
         lifted = [lift(self.tidy(t), rank) for t in tensors]
         shape = tuple(int(n) for n in np.broadcast_shapes(*(t.shape for t in lifted)))
-        for axis in range(rank):
-            present = [t for t in lifted if t.shape[axis] > 1]
-            if any(t.labelled(axis) for t in present) and not all(t.labelled(axis) for t in present):
+        while mixed := [k for k in range(rank) if _meets_fixed(lifted, k)]:  # a tie can fix other axes of its array
+            for axis in mixed:
                 lifted = [self.tie(t, axis, why="meets an axis of fixed size") for t in lifted]
         merged = self.merge(shape, [a for t in lifted for a in t.arrays])
         return self.tidy(Tensor(shape, tuple(merged), self._zero_axes(lifted, shape, zero)))
@@ -381,6 +380,12 @@ def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[tuple[int, int]
         found.append(((i, a), (j, b)))
         i, j = a, b
     return found
+
+
+def _meets_fixed(tensors: Sequence[Tensor], axis: int) -> bool:
+    """Returns whether an axis has labels in some of the tensors and is fixed in others."""
+    labelled = [t.labelled(axis) for t in tensors if t.shape[axis] > 1]
+    return any(labelled) and not all(labelled)
 
 
 def _along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:

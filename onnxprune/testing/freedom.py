@@ -230,10 +230,10 @@ def _is_part(whole: Array, part: Array) -> bool:
         while at < whole.shape[differ[0]] and not _close(whole.take(at, differ[0]), part.take(slot, differ[0])):
             at += 1
         at += 1
-    return at <= whole.shape[differ[0]]
+    return bool(at <= whole.shape[differ[0]])
 
 
 def _close(a: Array, b: Array) -> bool:
     scale = float(np.max(np.abs(a.astype(float)), initial=0))
     error = float(np.max(np.abs(a.astype(float) - b.astype(float)), initial=0))
-    return bool(error <= TOLERANCE * max(scale, 1e-3))
+    return error <= TOLERANCE * max(scale, 1e-3)
