@@ -103,17 +103,18 @@ def table(
     lines = [
         "# Accuracy without training",
         "",
-        "Made by `python benchmarks/accuracy.py`. Six small networks (models/README.md), pruned with 512 unlabelled calibration",
-        "pictures, measured on 600 test pictures: top-1 in %, and in brackets the KL divergence from the dense model's",
-        "probabilities. The columns are criterion + compensation; the same share of units goes in every group, residual streams",
-        "included. One picture is 0.17 points.",
+        "Made by `python benchmarks/accuracy.py`. Six small networks (models/README.md), pruned with 512 unlabelled",
+        "calibration pictures, measured on 600 test pictures: top-1 in %, and in brackets the KL divergence from the",
+        "dense model's probabilities. The columns are criterion + compensation; the same share of units goes in every",
+        "group, residual streams included. One picture is 0.17 points.",
         "",
         "![accuracy over the share of units cut](accuracy.svg)",
         "",
     ]
     for name, hits in dense.items():
         lines += [f"## digits_{name}: dense {hits / 6:.1f} %", ""]
-        lines += ["| ratio | MACs left | " + " | ".join(f"{c} + {m}" for c, m in ways) + " |", "|---" * (len(ways) + 2) + "|"]
+        lines.append("| ratio | MACs left | " + " | ".join(f"{c} + {m}" for c, m in ways) + " |")
+        lines.append("|---" * (len(ways) + 2) + "|")
         for ratio in ratios:
             row = [find(points, name, ratio, *way) for way in ways]
             cells = [f"{p.hits / 6:.1f} ({p.divergence:.3f})" for p in row]

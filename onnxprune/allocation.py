@@ -75,7 +75,7 @@ def streams(units: Units) -> list[bool]:
     group_of = np.full(units.count + 1, -1)
     for k, group in enumerate(units.groups):
         group_of[group.units] = k
-    found = np.zeros(len(units.groups) + 1, bool)
+    found = [False] * (len(units.groups) + 1)
     for node, seen in zip(coupling.nodes, coupling.seen, strict=True):
         if node.op_type not in ADDITIONS:
             continue
@@ -87,7 +87,7 @@ def streams(units: Units) -> list[bool]:
         if len(met) > 1:
             for k in met[0].intersection(*met[1:]):
                 found[k] = True
-    return found[:-1].tolist()
+    return found[:-1]
 
 
 def cut_count(units: int, ratio: float, align: int, width: int) -> int:

@@ -164,7 +164,8 @@ def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--criterion",
     metavar="NAME",
-    help="What tells the units that matter: obs (default: the loss that least squares can't mend), l1, l2, random.",
+    help="What tells the units that matter: obs (default: the loss that least squares can't mend), l1, l2, bn_scale, "
+    "fpgm, lamp, random, or with data mean, rms, apoz, wanda, correlation, loss (each unit masked: exact and slow).",
 )
 @click.option(
     "--compensate",

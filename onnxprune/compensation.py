@@ -221,7 +221,8 @@ class _Walk:
         order = np.argsort(of, kind="stable")
         start = np.searchsorted(of[order], units)
         width = int((of == units[0]).sum())
-        return order[start[:, None] + np.arange(width)]
+        features: Array = order[start[:, None] + np.arange(width)]
+        return features
 
     def _cut(self, gone: Array, order: Array) -> None:
         """Marks units as cut, but for one of each family that would die out (the last to go)."""
@@ -270,7 +271,7 @@ class _Walk:
         w, b, ridge = refit_safely(fit, check, w0, self._present_bias(layer, w0.shape), keep, ridges)
         if ridge is None and ridges:
             self.out.notes.append(
-                f"{self.coupling.nodes[layer.index].name or name}: least squares did no better than the old weights, kept"
+                f"{self.coupling.nodes[layer.index].name or name}: a refit did no better than the old weights"
             )
         self._store(layer, np.where(rows[:, :, None], w, 0), np.where(rows, b, 0) if layer.bias is not None else None)
 

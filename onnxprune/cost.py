@@ -10,9 +10,9 @@ import onnx_ir as ir
 from onnxprune.constants import constants
 from onnxprune.coupling import Coupling
 from onnxprune.cutting import Cutting
-from onnxprune.scoring import Scores
 from onnxprune.ops import Node, Unsupported, lookup
 from onnxprune.ops.registry import Shape
+from onnxprune.scoring import Scores
 from onnxprune.units import Units
 
 

@@ -123,7 +123,7 @@ class _Walk:
         self.leaves: dict[str, Tensor] = {}
         self.uniform: dict[str, bool] = {}
         self.quantized = {v.name for n in self.graph for v in _quantized_inputs(n)}
-        self.pinned = {v.name for v in self.graph.outputs} | {
+        self.pinned = {v.name for v in self.graph.outputs if v.name} | {
             name for n in self.graph for g in subgraphs(n) for name in captured(g)
         }
 
@@ -167,11 +167,11 @@ class _Walk:
                 self.out.tensors[v.name] = t if v.name not in self.filled else Tensor(t.shape, t.arrays)
         self.out.produced += site.produced
         self.out.contracted += [(index, a) for a in site.contracted]
-        for slot, (v, t) in enumerate(zip(node.inputs, inputs, strict=True)):
-            if v is not None and t is not None and v.name in self.constants:
+        for slot, (value, t) in enumerate(zip(node.inputs, inputs, strict=True)):
+            if value is not None and t is not None and value.name in self.constants:
                 arrays = site.claims.get(slot, t.arrays)
                 if arrays:
-                    self.out.uses.append(Use(index, slot, str(v.name), t.shape, arrays))
+                    self.out.uses.append(Use(index, slot, str(value.name), t.shape, arrays))
 
     def _opset(self) -> int:
         imports = self.graph.opset_imports

@@ -90,7 +90,7 @@ class _Editor:
         """Returns the changed tensor; a large one is made when it is read."""
         old = self.tensors[name]
 
-        def make() -> ir.Tensor:
+        def make() -> ir.TensorProtocol:
             return ir.Tensor(
                 np.ascontiguousarray(change(use, old.numpy())),
                 dtype=old.dtype,

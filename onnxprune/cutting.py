@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.coupling import Coupling, Use
 from onnxprune.labels import Array
 from onnxprune.tensors import Tensor, spans
 from onnxprune.units import Units
+
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +29,13 @@ class Cutting:
         return self.units.coupling
 
     @cached_property
-    def living(self) -> np.ndarray:
+    def living(self) -> Bools:
         """Whether each label lives."""
         dead = np.zeros(self.units.count + 1, bool)  # the last place is for labels without a unit (-1)
         dead[self.dead_units] = True
         return ~dead[self.units.of_label]
 
-    def alive(self, labels: Array) -> np.ndarray:
+    def alive(self, labels: Array) -> Bools:
         """Returns whether each of `labels` lives."""
         return self.living[labels]
 
@@ -53,7 +56,7 @@ class Cutting:
             n * len(self.kept(t, k)) // m if m else n for k, (n, m) in enumerate(zip(old, t.shape, strict=True))
         )
 
-    def mask(self, use: Use) -> np.ndarray:
+    def mask(self, use: Use) -> Bools:
         """Returns which elements of a constant live where one node reads it."""
         mask = np.ones((1,) * len(use.shape), bool)
         for a in use.arrays:

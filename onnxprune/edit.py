@@ -18,7 +18,7 @@ def replace_constant(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> N
         holder.attributes.clear()
         holder.attributes["value"] = ir.AttrTensor("value", tensor)
     if value.shape is not None:
-        value.shape = ir.Shape(tensor.shape)
+        value.shape = ir.Shape(tensor.shape.numpy())
 
 
 def add_constant(model: ir.Model, name: str, tensor: ir.TensorProtocol, before: ir.Node) -> ir.Value:
@@ -28,7 +28,8 @@ def add_constant(model: ir.Model, name: str, tensor: ir.TensorProtocol, before: 
     among the inputs.
     """
     tensor.name = fresh = free_name(model, name)
-    value = ir.Value(name=fresh, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    shape, dtype = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+    value = ir.Value(name=fresh, shape=shape, type=dtype, const_value=tensor)
     if model.ir_version >= 4:
         model.graph.register_initializer(value)
         return value

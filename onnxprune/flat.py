@@ -75,6 +75,8 @@ def look_into(model: ir.Model, tracer: Callable[[ir.Model], Trace]) -> tuple[Fla
         model: the model; it is not changed.
         tracer: runs a model.
     """
+    if not model.functions and next(iter(model.graph.subgraphs()), None) is None:
+        return None, tracer(model)
     left: set[int] = set()
     nodes = _numbered(model)[0]
     doubtful = [{k for k, n in enumerate(nodes) if n.op_type in ops} for ops in (("If",), ("Loop", "Scan"))]

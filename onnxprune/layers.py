@@ -198,7 +198,7 @@ class _Finder:
         return factor, None
 
     def _found(self, index: int, name: str, factor: np.ndarray) -> Branch | None:
-        """Returns the branch if it is computed before the node, in the same shape, and the factors can be divided by."""
+        """Returns the branch if it is there before the node, in the same shape, and the factors can be divided by."""
         shapes = self.coupling.trace.shapes
         y = self.coupling.nodes[index].outputs[0].name
         if self.producer.get(name, -1) >= index or shapes.get(name) != shapes.get(y or "") or self._is_static(name):

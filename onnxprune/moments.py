@@ -73,8 +73,8 @@ class Moments:
 
     def loss(self, w: Floats, b: Floats) -> Floats:
         """Returns (g, o): the sum of squared errors of T - (P w' + b)."""
-        inner = np.einsum("gof,gof->go", w @ self.pp, w) - 2 * np.einsum("gof,gof->go", w, self.tp) + self.tt
-        means = np.einsum("gof,gf->go", w, self.p)
+        inner: Floats = np.einsum("gof,gof->go", w @ self.pp, w) - 2 * np.einsum("gof,gof->go", w, self.tp) + self.tt
+        means: Floats = np.einsum("gof,gf->go", w, self.p)
         return inner + 2 * b * (means - self.t) + self.n * b * b
 
 
@@ -109,14 +109,15 @@ def refit_safely(
 ) -> tuple[Floats, Floats, float | None]:
     """Returns (w, b, ridge) of the refit that does best on held-out moments.
 
-    The ridge is None where no refit was better than to keep the old weights with the old bias, or with one that makes up
-    for the means. What was found best is done again on all moments.
+    The ridge is None where no refit was better than to keep the old weights with the old bias, or with one that makes
+    up for the means. What was found best is done again on all moments.
     """
     both = fit + check
     cut = np.where(keep[:, None, :], w0, 0)
 
     def mended(m: Moments) -> Floats:
-        return (m.t - np.einsum("gof,gf->go", cut, m.p)) / max(m.n, 1)
+        means: Floats = np.einsum("gof,gf->go", cut, m.p)
+        return (m.t - means) / max(m.n, 1)
 
     best = float(check.loss(cut, b0).sum())
     result: tuple[Floats, Floats, float | None] = (cut, b0, None)

@@ -38,7 +38,7 @@ class Problem:
     def of(H: Floats, R: Floats, features: Ints, energy: float) -> Problem:
         """Returns the problem of centred moments H (f, f) and R (o, f); `energy` is that of its targets."""
         damped = H + DAMP * max(float(np.trace(H)) / len(H), 1e-30) * np.eye(len(H))
-        Hinv = np.linalg.inv(damped)
+        Hinv = np.linalg.inv(damped).astype(np.float64, copy=False)
         return Problem(Hinv, R @ Hinv, features, max(energy, 1e-30))
 
     def losses(self, units: Ints) -> Floats:
@@ -47,7 +47,8 @@ class Problem:
         blocks = self.Hinv[J[:, :, None], J[:, None, :]]
         WJ = self.W[:, J].transpose(1, 0, 2)
         solved = np.linalg.solve(blocks, WJ.transpose(0, 2, 1))
-        return np.einsum("uok,uko->u", WJ, solved) / self.scale
+        grown: Floats = np.einsum("uok,uko->u", WJ, solved)
+        return grown / self.scale
 
     def eliminate(self, units: Ints) -> None:
         """Takes units out: updates W and the inverse, with no fresh inverse."""

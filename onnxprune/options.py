@@ -9,14 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from onnxprune.criteria import CRITERIA
+from onnxprune.criteria import CRITERIA, OnRefit, OnWeights
 from onnxprune.errors import DataError, UsageError, quote
 
 COMPENSATE = ("auto", "none", "bias", "lstsq")
 ALLOCATION = ("auto", "uniform")
 TARGETS = ("macs", "params")
-DATA_CRITERIA = ("obs",)
-"""Criteria that need inputs to look at."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,17 @@ class Options:
     @property
     def chooses_by_loss(self) -> bool:
         """Whether units are chosen by least-squares loss."""
-        return (self.criterion or "obs") in DATA_CRITERIA
+        return isinstance(CRITERIA[self.criterion or "obs"], OnRefit)
+
+    @property
+    def ranks_by_data(self) -> bool:
+        """Whether units are ranked by what a criterion sees of data."""
+        return not isinstance(CRITERIA[self.criterion or "obs"], OnRefit | OnWeights)
 
     @property
     def needs_data(self) -> bool:
         """Whether anything looks at activations."""
-        return self.chooses_by_loss or self.mode != "none"
+        return self.chooses_by_loss or self.ranks_by_data or self.mode != "none"
 
     @property
     def cuts_streams(self) -> bool:
@@ -112,7 +115,7 @@ def checked(options: Options, *, replay: bool) -> Options:
     ratio = options.ratio
     if ratio is not None and not 0 <= ratio < 1:
         raise UsageError(f"ratio {ratio} is not at least 0 and below 1: give the share of units to cut, like 0.5")
-    one_of("criterion", options.criterion or "obs", [*DATA_CRITERIA, *CRITERIA])
+    one_of("criterion", options.criterion or "obs", list(CRITERIA))
     one_of("compensate", options.compensate, COMPENSATE)
     one_of("allocation", options.allocation, ALLOCATION)
     if options.align < 1:

@@ -17,10 +17,10 @@ import onnx_ir as ir
 from onnxprune import __version__, cost
 from onnxprune.allocation import Counts, at_ratio, least_important, select, streams, to_target
 from onnxprune.calibration import Calibration, PictureOptions, find_test_data, open_calibration, open_script
+from onnxprune.compensation import Compensated
 from onnxprune.compensation import apply as apply_weights
 from onnxprune.compensation import compensate as compensated
 from onnxprune.coupling import Coupling, couple
-from onnxprune.criteria import CRITERIA
 from onnxprune.cut import cut
 from onnxprune.cutting import Cutting
 from onnxprune.errors import NothingToPruneError, TargetError, UsageError
@@ -32,9 +32,10 @@ from onnxprune.model import Source, check_output, check_unchanged, load, save
 from onnxprune.options import Options, checked, replayed
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, make_plan, replay
+from onnxprune.ranking import rank_by_data, rank_by_weights, weight_notes
 from onnxprune.report import Count, Inspection, Report, Validation
 from onnxprune.runtime import provider_names
-from onnxprune.scoring import Scores, score
+from onnxprune.scoring import Scores
 from onnxprune.sizes import Rewrite, rewrite_sizes
 from onnxprune.trace import trace
 from onnxprune.units import Units
@@ -157,12 +158,12 @@ def prune(
         model: path, `onnx.ModelProto`, `onnx_ir.Model` or `gs.Graph`; it is not changed.
         ratio: share of the prunable units to cut in each group, at least 0 and below 1.
         target: instead of a ratio, the shares that may be left, like `{"macs": 0.5}` (`macs`, `params`).
-        criterion: `obs` (default: the loss that least squares cannot mend), `l1`, `l2` or `random`.
+        criterion: `obs` (default: the loss that least squares cannot mend) or another name in `criteria.CRITERIA`.
         compensate: `auto` (least squares), `none`, `bias` or `lstsq`.
         allocation: `auto` or `uniform`.
         streams: cut residual streams too; default: with a ratio, not with a target.
-        calibration: inputs of the kind the model will see: a path, arrays by input name, an iterable of feeds or a reader
-            with `get_next()`; None: made-up ones.
+        calibration: inputs of the kind the model will see: a path, arrays by input name, an iterable of feeds or a
+            reader with `get_next()`; None: made-up ones.
         data_script: a Python file that gives them, `FILE.py` or `FILE.py:NAME`; it is run.
         pictures: how pixels become inputs, where `calibration` is a folder of pictures.
         samples: how many of them to use.
@@ -326,8 +327,7 @@ def _chooser(options: Options) -> Callable[[Units], Array]:
 
 
 def _scores(units: Units, options: Options) -> tuple[Scores, ...]:
-    weights_only = options.criterion if options.criterion in CRITERIA else "l1"
-    return score(units, CRITERIA[weights_only or "l1"], options.seed)
+    return rank_by_weights(units, options.criterion, options.seed)
 
 
 def _counts(units: Units, scores: Sequence[Scores], options: Options) -> Counts:
@@ -371,7 +371,7 @@ def _mended(
     units = chosen.cutting.units
     dead = np.zeros(units.count + 1, bool)
     dead[chosen.cutting.dead_units] = True
-    counts = [int(dead[g.units].sum()) for g in units.groups]
+    counts = tuple(int(dead[g.units].sum()) for g in units.groups)
     keep_choice = tuple(np.where(dead[g.units], 0.0, 1.0) for g in units.groups)
     by_loss = choose and options.chooses_by_loss
 
@@ -379,24 +379,35 @@ def _mended(
         if progress is not None:
             progress(f"calibrate {done + 1}/{of}")
 
-    for loss in (True, False) if by_loss else (False,):
-        found = compensated(
-            units,
-            counts,
-            _scores(units, options) if loss else keep_choice,
-            list(data.batches()),
-            choose=loss,
-            mode=options.mode,
-            providers=providers,
-            seed=options.seed,
-            align=data.synthetic,
-            progress=tell,
-        )
+    by_rank = choose and options.ranks_by_data
+    ranked, told = keep_choice, list[str]()
+    if by_loss:
+        ranked = _scores(units, options)
+    elif by_rank:
+        batches = list(data.batches())
+        ranked, told = rank_by_data(units, options.criterion or "", counts, batches, providers, options.seed, tell)
+    for first in (True, False) if by_loss or by_rank else (False,):
+        scores = ranked if first else keep_choice
+        if options.mode == "none" and not (by_loss and first):
+            found = Compensated(least_important(units, scores, counts))
+        else:
+            found = compensated(
+                units,
+                counts,
+                scores,
+                list(data.batches()),
+                choose=by_loss and first,
+                mode=options.mode,
+                providers=providers,
+                seed=options.seed,
+                align=data.synthetic,
+                progress=tell,
+            )
         mended = Cutting(apply_weights(units, found), found.dead)
         rewrite = rewrite_sizes(mended)
         if not rewrite.failed:
             break
-    return replace(chosen, cutting=mended, rewrite=rewrite, notes=tuple(found.notes))
+    return replace(chosen, cutting=mended, rewrite=rewrite, notes=(*told, *found.notes))
 
 
 # ---------------------------------------------------------------- reporting
@@ -422,7 +433,7 @@ def _report(
         size=Count(source.size, _bytes(pruned)),
         groups=group_rows(cutting),
         frozen=frozen_rows(cutting.units),
-        notes=(*notes(cutting), *chosen.notes),
+        notes=(*notes(cutting), *weight_notes(cutting, options.criterion), *chosen.notes),
         warnings=tuple(warnings),
         validation=None,
         seconds=dict(clock.seconds),

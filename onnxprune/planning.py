@@ -41,7 +41,7 @@ def decide(coupling: Coupling, choose: Callable[[Units], Array]) -> tuple[Cuttin
 
 
 def _sources(coupling: Coupling, index: int) -> set[int]:
-    """Returns the nodes that compute the data-independent inputs of a node: where a cut comes in that it can't follow."""
+    """Returns a node and those that compute its data-independent inputs: where a cut comes in that it can't follow."""
     producer = {v.name: i for i, n in enumerate(coupling.nodes) for v in n.outputs}
     found, open_ = {index}, [index]
     while open_:

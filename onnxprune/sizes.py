@@ -7,7 +7,7 @@ rewritten on that edge; where consumers disagree, the consumer gets a private co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from onnxprune.tensors import Tensor
 
 Pair = tuple[np.ndarray, np.ndarray]
 Edge = tuple[int, int]
+Solver = Callable[[int, int], int | None]  # (result, one operand) -> the other operand, if there is one
 COPYING = {"Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity", "Flatten"}
 PASSES = 20
 
@@ -80,7 +81,8 @@ class _Sizes:
             if before == after:
                 break
         flat = self.coupling.flat
-        for index in {i for kind in (self.out.edges, self.out.attributes, self.out.scales, self.out.factors) for i, _ in kind}:
+        edits = (self.out.edges, self.out.attributes, self.out.scales, self.out.factors)
+        for index in {i for kind in edits for i, _ in kind}:
             if flat is not None and not flat.is_its_own(index):
                 self.out.failed[index] = "stands in the body of a local function, which other calls may share"
         return self.out
@@ -186,7 +188,9 @@ class _Sizes:
                 return
             try:
                 proto = self._edited(index, node)
-                results.append(ReferenceEvaluator(proto, opsets=self.opsets).run(None, feeds))
+                found = ReferenceEvaluator(proto, opsets=self.opsets).run(None, feeds)
+                assert isinstance(found, list)
+                results.append(found)
             except (
                 Exception
             ) as error:  # the reference is foreign code: whatever it raises, this node cannot be followed
@@ -263,7 +267,7 @@ class _Sizes:
             self.out.edges[edge] = flat.reshape(base.shape)
 
     def _trace_back(self, index: int, slot: int, flat: int, a: int, b: int, edits: dict[Edge, dict[int, int]]) -> bool:
-        """Finds the constant entry behind element `flat` of an edge and notes that it must be `a` (in run A) and `b`."""
+        """Finds the constant entry behind element `flat` of an edge and notes it must be `a` (in run A) and `b`."""
         name = self._name(index, slot)
         if name is None:
             return False
@@ -325,14 +329,14 @@ class _Sizes:
             return
         x, y = ([int(v.reshape(-1)[flat if v.size > 1 else 0]) for v in p if v is not None] for p in pairs)
         places = [flat if p[0] is not None and p[0].size > 1 else 0 for p in pairs]
-        solve = {
+        solvers: dict[str, tuple[Solver, Solver]] = {
             "Mul": ((lambda r, o: r // o if o and r % o == 0 else None),) * 2,
             "Add": ((lambda r, o: r - o),) * 2,
             "Sub": ((lambda r, o: r + o), (lambda r, o: o - r)),
             "Div": ((lambda r, o: r * o), (lambda r, o: o // r if r and o % r == 0 else None)),
-        }[op]
+        }
         for slot, other in ((1, x), (0, y)):
-            wanted = [solve[slot](r, o) for r, o in zip((a, b), other, strict=True)]
+            wanted = [solvers[op][slot](r, o) for r, o in zip((a, b), other, strict=True)]
             if wanted[0] is not None and wanted[1] is not None:
                 yield [(slot, places[slot], wanted[0], wanted[1])]
 

@@ -251,7 +251,8 @@ class Verbs:
             if touched and all(k in t.zero for k in touched):
                 zero |= set(range(*new))
         for n, a in enumerate(arrays):
-            full, target = list(a.shape), []
+            full = list(a.shape)
+            target: list[int] = []
             for old, new in cut:
                 if any(a.shape[k] > 1 for k in range(*old)):
                     full[slice(*old)] = t.shape[slice(*old)]

@@ -12,9 +12,12 @@ from functools import cached_property
 from itertools import permutations
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.coupling import Coupling
 from onnxprune.labels import Array, Labels, UnionFind, settle
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,7 @@ def find_units(coupling: Coupling) -> Units:
 
 
 def _distinct_rectangles(labels: Labels, reasons: Array) -> list[Array]:
-    """Returns each rectangle once, however it is turned, as roots without repeated rows, where anything in it is free."""
+    """Returns each rectangle with anything free in it once, however it is turned, as roots without repeated rows."""
     found: dict[bytes, Array] = {}
     for a in {id(a): a for a in labels.rectangles}.values():
         roots = labels.find(a).reshape([n for n in a.shape if n > 1])
@@ -140,7 +143,7 @@ def _attempt(
     return _Attempt(classes, removable)
 
 
-def _choose(attempts: list[_Attempt], component: Array, weight: Array, produced: np.ndarray) -> Array:
+def _choose(attempts: list[_Attempt], component: Array, weight: Floats, produced: np.ndarray) -> Array:
     """Returns for each component which attempt covers the most weight, the first of equals."""
     n = len(component)
     cover = np.zeros((len(attempts), n))
@@ -161,7 +164,7 @@ def _choose(attempts: list[_Attempt], component: Array, weight: Array, produced:
     return best + 1
 
 
-def _weights(coupling: Coupling) -> Array:
+def _weights(coupling: Coupling) -> Floats:
     """Returns for each label how many weight elements hang on it."""
     weight = np.zeros(len(coupling.labels.classes))
     for use in coupling.uses:
@@ -192,9 +195,9 @@ def _assemble(coupling: Coupling, attempt: _Attempt, produced: np.ndarray, reaso
                 places[unit].append(len(keys))
             keys.append((u, k))
     by_place: dict[tuple[int, ...], list[int]] = {}
-    for unit, place in enumerate(places):
-        if place:
-            by_place.setdefault(tuple(place), []).append(unit)
+    for unit, where in enumerate(places):
+        if where:
+            by_place.setdefault(tuple(where), []).append(unit)
     makers = _makers(coupling, of_label, count)
     groups, taken = [], set()
     for place, members in sorted(by_place.items(), key=lambda item: item[0]):

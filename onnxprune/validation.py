@@ -1,4 +1,4 @@
-"""The proof: law 1 against the masked original, and how far the outputs moved, in onnxruntime on the file as written."""
+"""The proof: law 1 against the masked original, and how far the outputs moved, on the file as written."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Judge:
         )
 
     def _tolerance(self, error: float) -> float:
-        """Returns the error to allow: by the arithmetic in the graph and, where that is not enough, by its own noise."""
+        """Returns the error to allow: by the arithmetic in the graph, else by its own noise."""
         base = TOLERANCE
         types = {np.dtype(t).itemsize for t in self.cutting.coupling.trace.dtypes.values() if np.dtype(t).kind in "fV"}
         if 2 in types:
@@ -158,12 +158,12 @@ class Judge:
             )
             ok = np.isfinite(a) & np.isfinite(b)
             a, b = a[ok], b[ok]
-            norm = np.linalg.norm(a)
+            norm = float(np.linalg.norm(a))
             agreement = None
             if first.ndim == 2 and first.shape[1] > 1:
                 hits = [np.argmax(self.reference[k][name], 1) == np.argmax(found[k][name], 1) for k in same_size]
                 agreement = float(np.concatenate(hits).mean())
-            cosine = float(a @ b / max(norm * np.linalg.norm(b), 1e-30))
+            cosine = float(a @ b / max(norm * float(np.linalg.norm(b)), 1e-30))
             yield OutputFidelity(name, float(np.linalg.norm(a - b) / max(norm, 1e-30)), cosine, agreement)
 
 

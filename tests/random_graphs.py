@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-FEATURES, OUTPUTS = 3, 2
+TOKENS, FEATURES, OUTPUTS = 4, 3, 2
 Shape = tuple[int, ...]
 Slot = tuple[str, int, int]  # value or weight, axis, index
 
@@ -28,12 +28,12 @@ class Step:
     output: str
     axis: int = 0
     index: tuple[int, ...] = ()  # positions taken (of axis, or of the axes in a permutation)
-    shape: Shape = ()
+    target: Shape = ()
 
 
 @dataclass
 class Net:
-    """A network from x (batch, 3) to y (batch, 2); shapes are without the batch, which is axis 0 of every value."""
+    """A network from x (batch, 4, 3) to y (batch, 2); shapes are without the batch, which is axis 0 of every value."""
 
     steps: list[Step] = field(default_factory=list)
     shapes: dict[str, Shape] = field(default_factory=dict)
@@ -45,13 +45,14 @@ class Maker:
 
     def __init__(self, seed: int, kinds: tuple[str, ...], steps: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.net = Net(shapes={"x": (FEATURES,)})
-        self.open: list[str] = []
+        self.net = Net(shapes={"x": (TOKENS, FEATURES)})
         self.kinds = kinds
-        self.open = [self.linear("x", 4), self.linear("x", 6)]
+        self.open: list[str] = []
+        self.done: list[str] = []
+        self.open = [self.linear("x", 4), self.left("x", 6), self.linear("x", 6)]
         for _ in range(steps):
             self.step()
-        ends = [self.linear(self.flat(v), OUTPUTS) for v in self.open]
+        ends = [self.end(v) for v in [*self.open, *self.done]]
         y = ends[0]
         for other in ends[1:]:
             y = self.add("add", (y, other), self.net.shapes[y])
@@ -78,10 +79,21 @@ class Maker:
         shape = self.net.shapes[v]
         return self.add("matmul", (v, self.weight((shape[-1], n))), (*shape[:-1], n))
 
+    def left(self, v: str, n: int) -> str:
+        shape = self.net.shapes[v]
+        return self.add("left", (v, self.weight((n, shape[-2]))), (*shape[:-2], n, shape[-1]))
+
+    def end(self, v: str) -> str:
+        """Returns two numbers made of a value: flat where networks are reshaped at all, else axis by axis."""
+        if "reshape" in self.kinds:
+            return self.linear(self.flat(v), OUTPUTS)
+        v = self.linear(v, OUTPUTS)
+        return self.flat(self.left(v, 1)) if len(self.net.shapes[v]) == 2 else v
+
     def flat(self, v: str) -> str:
         shape = self.net.shapes[v]
         cells = (int(np.prod(shape)),)
-        return v if len(shape) == 1 else self.add("reshape", (v,), cells, shape=cells)
+        return v if len(shape) == 1 else self.add("reshape", (v,), cells, target=cells)
 
     def pick(self) -> str:
         return str(self.rng.choice(self.open))
@@ -94,12 +106,18 @@ class Maker:
         for w in new:
             if w not in self.open:
                 self.open.append(w)
-        if len(self.open) > 4:
-            self.open = [str(w) for w in self.rng.permutation(self.open)[:3]]
+        while len(self.open) > 3:
+            self.done.append(self.open.pop(int(self.rng.integers(len(self.open)))))
 
     def make_matmul(self, v: str, shape: Shape) -> list[str]:
         self.open.remove(v)
         return [self.linear(v, int(self.rng.choice([2, 3, 4, 6])))]
+
+    def make_left(self, v: str, shape: Shape) -> list[str]:
+        if len(shape) < 2:
+            return []
+        self.open.remove(v)
+        return [self.left(v, int(self.rng.choice([2, 3, 4, 6])))]
 
     def make_unary(self, v: str, shape: Shape) -> list[str]:
         self.open.remove(v)
@@ -158,7 +176,7 @@ class Maker:
         ways = [(cells,), *((d, cells // d) for d in (2, 3, 4) if cells % d == 0 and cells > d)]
         target = ways[int(self.rng.integers(len(ways)))]
         self.open.remove(v)
-        return [self.add("reshape", (v,), target, shape=target)]
+        return [self.add("reshape", (v,), target, target=target)]
 
     def make_transpose(self, v: str, shape: Shape) -> list[str]:
         perm = tuple(int(k) for k in self.rng.permutation(len(shape)))
@@ -175,6 +193,7 @@ class Maker:
 
 ALL = (
     "matmul",
+    "left",
     "matmul",
     "unary",
     "bias",
@@ -216,8 +235,10 @@ def to_onnx(net: Net) -> onnx.ModelProto:
             node = helper.make_node("Slice", [*s.inputs, *bounds], [s.output])
         elif s.op == "gather":
             node = helper.make_node("Gather", [*s.inputs, ints(*s.index)], [s.output], axis=axis)
+        elif s.op == "left":
+            node = helper.make_node("MatMul", s.inputs[::-1], [s.output])
         elif s.op == "reshape":
-            node = helper.make_node("Reshape", [*s.inputs, ints(0, *s.shape)], [s.output])
+            node = helper.make_node("Reshape", [*s.inputs, ints(0, *s.target)], [s.output])
         elif s.op == "transpose":
             node = helper.make_node("Transpose", s.inputs, [s.output], perm=[0, *(k + 1 for k in s.index)])
         elif s.op == "sum":
@@ -226,7 +247,7 @@ def to_onnx(net: Net) -> onnx.ModelProto:
             node = helper.make_node(ops.get(s.op, "Identity"), s.inputs, [s.output])
         node.name = f"{s.op}_{len(nodes)}"
         nodes.append(node)
-    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", FEATURES])
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", TOKENS, FEATURES])
     y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", OUTPUTS])
     graph = helper.make_graph(nodes, "net", [x], [y], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -246,6 +267,8 @@ def evaluate(net: Net, weights: dict[str, np.ndarray], x: np.ndarray, dead: set[
         a = [values[k].astype(np.float64) for k in s.inputs]
         if s.op == "matmul":
             y = a[0] @ a[1]
+        elif s.op == "left":
+            y = a[1] @ a[0]
         elif s.op in ("add", "bias"):
             y = a[0] + a[1]
         elif s.op == "mul":
@@ -260,7 +283,7 @@ def evaluate(net: Net, weights: dict[str, np.ndarray], x: np.ndarray, dead: set[
             place = {k: n for n, k in enumerate(kept(s.inputs[0], s.axis))}
             y = a[0].take([place[k] for n, k in enumerate(s.index) if (s.output, s.axis, n) not in gone], s.axis + 1)
         elif s.op == "reshape":
-            y = a[0].reshape(len(x), *(len(kept(s.output, k)) for k in range(len(s.shape))))
+            y = a[0].reshape(len(x), *(len(kept(s.output, k)) for k in range(len(s.target))))
         elif s.op == "transpose":
             y = a[0].transpose(0, *(k + 1 for k in s.index))
         elif s.op == "sum":
@@ -277,17 +300,15 @@ def links(net: Net, s: Step, slot: Slot, dead: set[Slot]) -> Iterator[Slot]:
     out, first = s.output, s.inputs[0]
 
     def result() -> Iterator[Slot]:
-        if s.op == "matmul":
-            rank = len(net.shapes[first])
-            w = s.inputs[1]
-            if name == first and axis == rank - 1:
-                yield (w, 0, k)
+        if s.op in ("matmul", "left"):
+            w, along = s.inputs[1], len(net.shapes[first]) - (1 if s.op == "matmul" else 2)
+            rows, made = (0, 1) if s.op == "matmul" else (1, 0)  # the weight's axes: contracted, and made
             if name == w:
-                yield (first, rank - 1, k) if axis == 0 else (out, rank - 1, k)
-            if name == first and axis < rank - 1:
-                yield (out, axis, k)
-            if name == out:
-                yield (first, axis, k) if axis < rank - 1 else (w, 1, k)
+                yield (first, along, k) if axis == rows else (out, along, k)
+            elif axis == along:
+                yield (w, rows, k) if name == first else (w, made, k)
+            else:
+                yield from ((first, axis, k), (out, axis, k))
         elif s.op == "bias":
             last = len(net.shapes[out]) - 1
             yield from ((n, axis, k) for n in (first, out) if name != s.inputs[1])
@@ -338,7 +359,7 @@ def mask(net: Net, name: str, dead: set[Slot]) -> np.ndarray:
 
 
 def closure(net: Net, seed: Slot) -> set[Slot] | None:
-    """Returns all slots that go with one, None where that touches the input, the output, or the last slot of an axis."""
+    """Returns all slots that go with one, None where that touches the input, the output, or all of an axis."""
     dead, todo = {seed}, [seed]
     while todo:
         slot = todo.pop()
@@ -352,14 +373,14 @@ def closure(net: Net, seed: Slot) -> set[Slot] | None:
         if name in ("x", "y") or sum((name, axis, k) in dead for k in range(size)) == size:
             return None
     for s in net.steps:
-        if s.op == "reshape" and (mask(net, s.inputs[0], dead).reshape(s.shape) != mask(net, s.output, dead)).any():
+        if s.op == "reshape" and (mask(net, s.inputs[0], dead).reshape(s.target) != mask(net, s.output, dead)).any():
             return None
     return dead
 
 
 def is_exact(net: Net, dead: set[Slot]) -> bool:
     """Returns whether the net without these slots computes what it does with zeros in its weights there."""
-    x = np.random.default_rng(0).normal(size=(5, FEATURES))
+    x = np.random.default_rng(0).normal(size=(5, TOKENS, FEATURES))
     masked, small = dict(net.weights), dict(net.weights)
     for name, w in net.weights.items():
         for axis in range(w.ndim):
@@ -374,14 +395,14 @@ def is_exact(net: Net, dead: set[Slot]) -> bool:
     return bool(np.allclose(evaluate(net, masked, x), got, rtol=1e-6, atol=1e-6))
 
 
-def freedoms(net: Net) -> set[frozenset[Slot]]:
-    """Returns minimal sets of slots of weights that can go: what one slot of any value takes along."""
-    found = set()
+def freedoms(net: Net) -> dict[frozenset[Slot], set[Slot]]:
+    """Returns minimal sets of slots of weights that can go: what one slot of any value takes along, and all of that."""
+    found: dict[frozenset[Slot], set[Slot]] = {}
     for name, shape in [*net.shapes.items(), *((k, w.shape) for k, w in net.weights.items())]:
         for axis, n in enumerate(shape):
             for k in range(n):
                 dead = closure(net, (name, axis, k))
                 weights = frozenset(s for s in dead or () if s[0] in net.weights)
                 if dead and weights and weights not in found and is_exact(net, dead):
-                    found.add(weights)
+                    found[weights] = dead
     return found

@@ -31,7 +31,7 @@ def rows(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @seed(1)
-@settings(derandomize=False, max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(PAIRS, PAIRS)
 def test_union_finds_the_smallest_member(first: list[tuple[int, int]], second: list[tuple[int, int]]) -> None:
     classes = UnionFind()

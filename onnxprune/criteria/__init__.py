@@ -1,22 +1,31 @@
-"""Criteria: what a unit is worth. Each sees arrays (cells x features), never operators or graphs.
-
-A criterion takes one member of a group, a matrix with a row for each cell (one index, or one index of each head) that
-holds all weights on it, and returns one importance for each row.
-"""
+"""Criteria: what a unit is worth, one short file each. Add one of your own to `CRITERIA`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
-import numpy.typing as npt
-
+from onnxprune.criteria.activation import apoz, mean, rms, wanda
+from onnxprune.criteria.bn_scale import bn_scale
+from onnxprune.criteria.correlation import correlation
+from onnxprune.criteria.fpgm import fpgm
+from onnxprune.criteria.kinds import Criterion, Inputs, OnInputs, OnOutputs, OnRefit, OnWeights
+from onnxprune.criteria.lamp import lamp
+from onnxprune.criteria.loss import loss
 from onnxprune.criteria.magnitude import l1, l2
 from onnxprune.criteria.random import random
 
-Matrix = npt.NDArray[np.floating]
-Criterion = Callable[[Matrix, np.random.Generator], npt.NDArray[np.float64]]
+CRITERIA: dict[str, Criterion] = {
+    "obs": OnRefit(),
+    "l1": OnWeights(l1),
+    "l2": OnWeights(l2),
+    "bn_scale": OnWeights(bn_scale, scales=True),
+    "fpgm": OnWeights(fpgm),
+    "lamp": OnWeights(lamp, comparable=True),
+    "random": OnWeights(random),
+    "mean": OnInputs(mean),
+    "rms": OnInputs(rms),
+    "apoz": OnInputs(apoz),
+    "wanda": OnInputs(wanda),
+    "correlation": OnInputs(correlation, covariance=True),
+    "loss": OnOutputs(loss),
+}
 
-CRITERIA: dict[str, Criterion] = {"l1": l1, "l2": l2, "random": random}
-
-__all__ = ["CRITERIA", "Criterion"]
+__all__ = ["CRITERIA", "Criterion", "Inputs", "OnInputs", "OnOutputs", "OnRefit", "OnWeights"]

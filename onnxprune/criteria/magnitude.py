@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+
+from onnxprune.criteria.kinds import Matrix, Scores
 
 
-def l1(weights: npt.NDArray[np.floating], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def l1(weights: Matrix, rng: np.random.Generator) -> Scores:
     """Returns the sum of absolute weights of each row."""
-    return np.abs(weights).sum(axis=1, dtype=np.float64)
+    sums: Scores = np.abs(weights).sum(axis=1, dtype=np.float64)
+    return sums
 
 
-def l2(weights: npt.NDArray[np.floating], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def l2(weights: Matrix, rng: np.random.Generator) -> Scores:
     """Returns the Euclidean norm of each row."""
-    return np.sqrt(np.square(weights, dtype=np.float64).sum(axis=1))
+    norms: Scores = np.sqrt(np.square(weights, dtype=np.float64).sum(axis=1))
+    return norms

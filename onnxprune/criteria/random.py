@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+
+from onnxprune.criteria.kinds import Matrix, Scores
 
 
-def random(weights: npt.NDArray[np.floating], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def random(weights: Matrix, rng: np.random.Generator) -> Scores:
     """Returns a uniform draw for each row, independent of the weights."""
     return rng.random(len(weights))

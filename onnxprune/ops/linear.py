@@ -16,6 +16,7 @@ import numpy.typing as npt
 from onnxprune.ops.registry import Node, Shape
 
 Matrix = npt.NDArray[np.floating]
+Places = npt.NDArray[np.intp]
 
 
 class Linear(Protocol):
@@ -84,11 +85,9 @@ class LinearConv:
         padded = np.pad(x, [(0, 0), (0, 0), *((self.pads[k], self.pads[k + rank]) for k in range(rank))])
         spread = [d * (k - 1) + 1 for d, k in zip(self.dilations, kernel, strict=True)]
         windows = np.lib.stride_tricks.sliding_window_view(padded, spread, axis=tuple(range(2, 2 + rank)))
-        step = (slice(None), slice(None), *(slice(None, None, s) for s in self.strides))
-        taps = (..., *(slice(None, None, d) for d in self.dilations))
-        windows = windows[step][taps]
-        where = np.unravel_index(places, windows.shape[2 : 2 + rank])
-        taken = windows[(slice(None), slice(None), *where)]  # (n, c, places, *kernel)
+        windows = windows[tuple(slice(None, None, step) for step in (1, 1, *self.strides, *self.dilations))]
+        where: tuple[slice | Places, ...] = np.unravel_index(places, windows.shape[2 : 2 + rank])
+        taken = windows[slice(None), slice(None), *where]  # (n, c, places, *kernel)
         rows = np.moveaxis(taken, 1, 2).reshape(len(x) * len(places), self.groups, -1)
         return np.moveaxis(rows, 1, 0)
 
@@ -124,11 +123,11 @@ class LinearProduct:
 
     def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the rows that make the outputs at `places`."""
-        return x.reshape(-1, x.shape[-1])[places][None]
+        return x.reshape(1, -1, x.shape[-1]).take(places, axis=1)
 
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the outputs at `places`."""
-        return y.reshape(-1, y.shape[-1])[places][None]
+        return y.reshape(1, -1, y.shape[-1]).take(places, axis=1)
 
 
 def linear_conv(node: Node) -> LinearConv | None:

@@ -6,10 +6,11 @@ Spec: https://onnx.ai/onnx/operators/onnx__Reshape.html and its neighbours
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from onnxprune.ops.registry import Need, Site, Sized, Unsupported, operator
+from onnxprune.ops.registry import Need, Site, Sized, Unsupported, differs, operator
 from onnxprune.tensors import Tensor, drop_axes, insert_axes
 
 reshape = operator(
@@ -58,7 +59,7 @@ def size_reshape(op: Sized) -> Iterable[Need]:
         if target is None:
             return
         new, allowzero = op.new_out(0, run), op.attr("allowzero", 0)
-        if reshaped(op.new(0, run), target, allowzero) == new:
+        if reshaped(op.new(0, run), target.tolist(), allowzero) == new:
             wanted.append(target)
             continue
         keep = [
@@ -66,17 +67,17 @@ def size_reshape(op: Sized) -> Iterable[Need]:
             for k, n in enumerate(target.tolist())
         ]
         wanted.append(np.array([n if k else m for n, k, m in zip(target, keep, new, strict=True)], target.dtype))
-        if reshaped(op.new(0, run), wanted[-1], allowzero) != new:
+        if reshaped(op.new(0, run), wanted[-1].tolist(), allowzero) != new:
             wanted[-1] = np.array(new, target.dtype)
     if not op.has(1):
         if wanted[0].tolist() != list(op.attr("shape")):
             yield Need("shape", wanted[0].tolist())
-    elif any(not np.array_equal(w, op.arriving(1, run)) for run, w in enumerate(wanted)):
+    elif differs(op, 1, wanted):
         yield Need(1, tuple(wanted), _static_target(op))
 
 
 def _static_target(op: Sized) -> np.ndarray | None:
-    """Returns a target that holds at every size: numbers, 0 for a copied entry, one -1; None where that can't say it."""
+    """Returns a target for every size: numbers, 0 for a copied entry, at most one -1; None where that can't say it."""
     outs, ins = [op.new_out(0, run) for run in (0, 1)], [op.new(0, run) for run in (0, 1)]
     target = []
     for k, (a, b) in enumerate(zip(*outs, strict=True)):
@@ -155,7 +156,7 @@ def couple_split(op: Site) -> list[Tensor]:
     edges = np.cumsum([0, *sizes])
     if not t.labelled(axis):
         return [Tensor((*t.shape[:axis], n, *t.shape[axis + 1 :]), t.arrays, t.zero) for n in sizes]
-    return [op.take(t, axis, np.arange(a, b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [op.take(t, axis, np.arange(a, b)) for a, b in pairwise(edges)]
 
 
 def _varies(op: Site, axis: int) -> bool:
@@ -169,7 +170,7 @@ def size_split(op: Sized) -> Iterable[Need]:
     axis = op.attr("axis", 0) % len(op.old(0))
     wanted = [np.array([op.new_out(k, run)[axis] for k in outs], np.int64) for run in (0, 1)]
     if op.has(1):
-        if any(not np.array_equal(op.arriving(1, run), w) for run, w in enumerate(wanted)):
+        if differs(op, 1, wanted):
             yield Need(1, tuple(wanted))
     elif op.attr("split") is not None:
         if list(op.attr("split")) != wanted[0].tolist():
@@ -293,9 +294,8 @@ def _arriving_bounds(op: Sized, rank: int) -> list[dict[int, tuple[int, int, int
             return None
         keys = range(starts.size) if axes is None else [int(k) % rank for k in axes.reshape(-1)]
         strides = [1] * starts.size if steps is None else steps.reshape(-1).tolist()
-        found.append(
-            {k: (int(a), int(b), int(s)) for k, a, b, s in zip(keys, starts.reshape(-1), ends.reshape(-1), strides)}
-        )
+        each = zip(keys, starts.reshape(-1), ends.reshape(-1), strides, strict=True)
+        found.append({k: (int(a), int(b), int(s)) for k, a, b, s in each})
     return found
 
 
@@ -308,10 +308,9 @@ def _write_bounds(op: Sized, rank: int, starts: dict[int, int], ends: dict[int, 
             for run in (0, 1):
                 now = op.arriving(slot, run)
                 assert now is not None
-                values.append(
-                    np.array([fresh.get(k, n) for k, n in zip(order, now.reshape(-1))], now.dtype).reshape(now.shape)
-                )
-            if any(not np.array_equal(v, op.arriving(slot, run)) for run, v in enumerate(values)):
+                entries = [fresh.get(k, n) for k, n in zip(order, now.reshape(-1), strict=True)]
+                values.append(np.array(entries, now.dtype).reshape(now.shape))
+            if differs(op, slot, values):
                 yield Need(slot, tuple(values))
         else:
             yield Need(what, [fresh.get(k, n) for k, n in zip(order, op.attr(what), strict=True)])

@@ -14,6 +14,7 @@ from onnxprune.tensors import Tensor, insert_axes
 batch_norm = operator(
     "BatchNormalization", doc="channels with scale, bias, mean and variance; in training mode the other axes are tied"
 )
+batch_norm.scale_slots = frozenset({1})
 instance_norm = operator("InstanceNormalization", doc="channels with scale and bias; the other axes are tied")
 group_norm = operator("GroupNormalization", doc="whole norm groups; channels inside a group are tied")
 layer_norm = operator("LayerNormalization", doc="the normalised axes are tied (opened by --approximate)")
@@ -101,7 +102,7 @@ def couple_rms_norm(op: Site) -> Tensor:
 
 
 def root_mean_square(op: Site, x: Tensor, scale_slot: int) -> Tensor:
-    """Returns RMSNorm of `x`; its axes can be cut if their slots are zero and the scale is a constant to be rescaled."""
+    """Returns RMSNorm of `x`; axes can be cut if their slots are zero and the scale is a constant to be rescaled."""
     rank = len(x.shape)
     axes = range(op.attr("axis", -1) % rank, rank)
     able = op.approximate or scale_slot in op.direct

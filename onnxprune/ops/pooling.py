@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from onnxprune.ops.registry import Need, Site, Sized, Unsupported, operator
+from onnxprune.ops.registry import Need, Site, Sized, Unsupported, differs, operator
 from onnxprune.tensors import Tensor
 
 pool = operator(
@@ -63,5 +63,5 @@ def size_resize(op: Sized) -> Iterable[Need]:
             return
         axes = op.attr("axes") or range(len(op.new_out(0, run)))
         wanted.append(np.array([op.new_out(0, run)[k] for k in axes], size.dtype))
-    if wanted and slot and any(not np.array_equal(w, s) for w, s in zip(wanted, sizes, strict=True)):
+    if wanted and slot and differs(op, slot, wanted):
         yield Need(slot, tuple(wanted))

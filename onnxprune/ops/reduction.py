@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from onnxprune.ops.elementwise import freeze_zero_axes
 from onnxprune.ops.pooling import resized
 from onnxprune.ops.registry import Scale, Site, Sized, Unsupported, operator
@@ -28,7 +26,7 @@ mean = operator(
 tying = operator(
     *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp"),
     size_slots=(1,),
-    doc="extremes: the reduced axis can be cut where its slots are zero (a node behind takes 0 into account), else tied",
+    doc="extremes: the reduced axis can be cut where its slots are zero (a node behind minds the 0), else it is tied",
 )
 softmax = operator("Softmax", "LogSoftmax", "Hardmax", doc="the axis is tied (before opset 13 all axes from it on)")
 along = operator("CumSum", "LpNormalization", doc="the axis can be cut where its slots are zero, else it is tied")
@@ -91,7 +89,8 @@ def couple_tying(op: Site) -> Tensor:
     """Looks at every slot of the axis."""
     if op.op == "ReduceLogSum":
         freeze_zero_axes(op, op[0], "the logarithm of a sum that would be zero where it is cut")
-    exact = op.op in ("ReduceMax", "ReduceMin") and op.version >= 8  # of the kept slots and of 0, which the cut ones are
+    # an extreme is that of the kept slots and of 0, which the cut ones are
+    exact = op.op in ("ReduceMax", "ReduceMin") and op.version >= 8
     why = "not exact over slots that are not zero when cut"
     out = op.reduce(op[0], reduced_axes(op, 18), keepdims=bool(op.attr("keepdims", 1)), exact=exact, why=why)
     return out if op.op in ("ReduceMax", "ReduceMin", "ReduceProd") else Tensor(out.shape, out.arrays)
@@ -100,9 +99,10 @@ def couple_tying(op: Site) -> Tensor:
 @tying.sizes
 def size_tying(op: Sized) -> Iterable[Scale]:
     """An extreme over slots of which some are zero is that of the kept ones and of 0."""
-    axes = (
-        op.attr("axes", ()) if not op.has(1) else (op.before(1) if op.before(1) is not None else np.zeros(0)).tolist()
-    )
+    given = op.before(1) if op.has(1) else None
+    axes = op.attr("axes", ()) if given is None else given.reshape(-1).tolist()
+    if not axes and op.attr("noop_with_empty_axes", 0):
+        return
     if op.op in ("ReduceMax", "ReduceMin") and any(k in op.cut_axes(0) for k in _from_zero(axes, len(op.old(0)))):
         yield Scale(0.0, output=0, by="Max" if op.op == "ReduceMax" else "Min")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -144,12 +144,6 @@ class Site(Node, Verbs):
 Output = Tensor | Sequence[Tensor | None]
 
 
-class CouplingRule(Protocol):
-    """Takes a node's labelled inputs, returns its labelled outputs."""
-
-    def __call__(self, op: Site, /) -> Output: ...
-
-
 @dataclass(frozen=True)
 class Need:
     """What a node must find in an input that carries sizes (an array for each run), or in an attribute (one value).
@@ -187,21 +181,58 @@ class Sized(Protocol):
     version: int
     approximate: bool
 
-    def attr(self, name: str, default: Any = None) -> Any: ...
-    def has(self, slot: int) -> bool: ...
-    def old(self, slot: int, run: int = 0) -> Shape: ...
-    def new(self, slot: int, run: int = 0) -> Shape: ...
-    def old_out(self, k: int = 0, run: int = 0) -> Shape: ...
-    def new_out(self, k: int = 0, run: int = 0) -> Shape: ...
-    def before(self, slot: int, run: int = 0) -> np.ndarray | None: ...
-    def arriving(self, slot: int, run: int = 0) -> np.ndarray | None: ...
-    def kept(self, slot: int, axis: int) -> np.ndarray: ...
-    def kept_out(self, axis: int, k: int = 0) -> np.ndarray: ...
-    def alive(self, labels: np.ndarray) -> np.ndarray: ...
-    def cut_axes(self, slot: int) -> tuple[int, ...]: ...
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Returns an attribute of the original node, or `default` where it has none of that name."""
+        ...
+
+    def has(self, slot: int) -> bool:
+        """Returns whether input `slot` is given."""
+        ...
+
+    def old(self, slot: int, run: int = 0) -> Shape:
+        """Returns the input's shape before the cut."""
+        ...
+
+    def new(self, slot: int, run: int = 0) -> Shape:
+        """Returns the input's shape after the cut."""
+        ...
+
+    def old_out(self, k: int = 0, run: int = 0) -> Shape:
+        """Returns the output's shape before the cut."""
+        ...
+
+    def new_out(self, k: int = 0, run: int = 0) -> Shape:
+        """Returns the output's shape after the cut."""
+        ...
+
+    def before(self, slot: int, run: int = 0) -> np.ndarray | None:
+        """Returns the contents of an input before the cut, None where they depend on data."""
+        ...
+
+    def arriving(self, slot: int, run: int = 0) -> np.ndarray | None:
+        """Returns the contents that arrive after the cut and the edits so far, None where they depend on data."""
+        ...
+
+    def kept(self, slot: int, axis: int) -> np.ndarray:
+        """Returns the positions of an input's axis that stay."""
+        ...
+
+    def kept_out(self, axis: int, k: int = 0) -> np.ndarray:
+        """Returns the positions of an output's axis that stay."""
+        ...
+
+    def cut_axes(self, slot: int) -> tuple[int, ...]:
+        """Returns the axes of an input that lose positions."""
+        ...
 
 
-SizeRule = Callable[[Any], Iterable[Need | Scale]]
+def differs(op: Sized, slot: int, wanted: Iterable[np.ndarray]) -> bool:
+    """Returns whether something else than `wanted`, an array for each run, arrives at an input in some run."""
+    arriving = ((w, op.arriving(slot, run)) for run, w in enumerate(wanted))
+    return any(a is None or not np.array_equal(w, a) for w, a in arriving)
+
+
+SizeRule = Callable[[Sized], Iterable[Need | Scale]]
 MacsRule = Callable[[Node, Sequence[Shape | None], Sequence[Shape]], int]
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
@@ -243,6 +274,7 @@ class Operator:
         self.names, self.domain, self.doc = tuple(names), domain, doc
         self.size_slots = frozenset(size_slots)  # inputs that carry sizes, indices or bounds
         self.quantized = dict(quantized or {})
+        self.scale_slots: frozenset[int] = frozenset()  # inputs that scale channels of unit variance
         what = "/".join(names)
         self.coupling: Slot[Callable[[Site], Output]] = Slot(f"coupling of {what}")
         self.macs: Slot[MacsRule] = Slot(f"MACs of {what}")

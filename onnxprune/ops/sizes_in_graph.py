@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from onnxprune.ops.registry import Need, Site, Sized, operator
+from onnxprune.ops.registry import Need, Site, Sized, differs, operator
 from onnxprune.tensors import Tensor, lift
 
 shape = operator(
@@ -63,11 +63,10 @@ def couple_expand(op: Site) -> Tensor:
 @constant_of_shape.sizes
 def size_constant_of_shape(op: Sized) -> Iterable[Need]:
     """The sizes of cut axes follow."""
-    now = [op.arriving(0, run) for run in (0, 1)]
-    if now[0] is None or now[1] is None:
+    if any(op.arriving(0, run) is None for run in (0, 1)):
         return
     wanted = tuple(np.array(op.new_out(0, run), np.int64) for run in (0, 1))
-    if any(not np.array_equal(w, n) for w, n in zip(wanted, now, strict=True)):
+    if differs(op, 0, wanted):
         yield Need(0, wanted)
 
 
@@ -91,5 +90,5 @@ def size_expand(op: Sized) -> Iterable[Need]:
             )
         )
         static.append([1 if n == m else n for n, m in zip(new, padded, strict=True)])
-    if any(not np.array_equal(w, op.arriving(1, run)) for run, w in enumerate(wanted)):
+    if differs(op, 1, wanted):
         yield Need(1, tuple(wanted), np.array(static[0], np.int64) if static[0] == static[1] else None)

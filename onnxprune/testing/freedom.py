@@ -24,7 +24,7 @@ from onnxprune.units import find_units
 __all__ = ["missing"]
 
 SAMPLES = 64  # the batch size at which an operator is tried: enough that no slot is by chance without effect
-CANDIDATES = 12  # how many slots of an axis are tried, and how many pairs of them
+CANDIDATES = 6  # how many slots of an axis are tried, and how many pairs of them
 TRIES = 128  # ways to cut the rest of an operator along with some slots
 TOLERANCE = 1e-4
 COUNTS = ("group", "num_groups", "hidden_size", "num_heads", "q_num_heads", "kv_num_heads")

@@ -15,7 +15,7 @@ from onnxprune.testing.freedom import missing
 from onnxprune.testing.generate import GENERATORS, random_case
 
 SLOW = {"test_attention", "test_quantized"}
-SEEDS = range(3)
+SEEDS = (0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 6)))
 
 
 def modules() -> Iterator[str]:
@@ -50,20 +50,20 @@ def test_a_slot_that_could_go_is_known(case: Case) -> None:
     assert case.why or not case.missing
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("domain", "op"), sorted(GENERATORS))
-def test_a_random_case_is_exact(domain: str, op: str) -> None:
-    for seed in SEEDS:
-        case = random_case(domain, op, seed)
-        print(f"seed {seed}: {case}")
-        for consumer in ("matmul", "sum"):
-            assert check(case, consumer, seed).wrong == ()
+def test_a_random_case_is_exact(domain: str, op: str, seed: int) -> None:
+    case = random_case(domain, op, seed)
+    print(f"seed {seed}: {case}")
+    for consumer in ("matmul", "sum"):
+        assert check(case, consumer, seed).wrong == ()
 
 
 def test_the_checker_prints_a_row_for_every_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["Relu", "--cases", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 4
-    assert all("Relu-" in line for line in lines)
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["ok"] * 4
+    assert sum("Relu-" in line for line in lines) == 4
 
 
 def test_the_checker_knows_its_operators(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rows import prove, table
 
 from onnxprune.testing import Case, Consumer, Data, Feed, Weight
@@ -15,9 +17,15 @@ C = Weight((8,))
 
 
 def fused_conv(
-    *inputs: object, units: tuple[int, ...], summed: tuple[int, ...] | None = None, **attributes: object
+    *inputs: Any,
+    units: tuple[int, ...],
+    summed: tuple[int, ...] | None = None,
+    missing: bool = False,
+    why: str = "",
+    **attributes: Any,
 ) -> Case:
-    return Case("FusedConv", inputs, {**SQUARE, **attributes}, 17, MS, units=units, summed=summed)  # type: ignore[arg-type]
+    given = {**SQUARE, **attributes}
+    return Case("FusedConv", inputs, given, 17, MS, units=units, summed=summed, missing=missing, why=why)
 
 
 ROWS = [
@@ -50,7 +58,17 @@ ROWS = [
         summed=(6,),
     ),
     fused_conv(WIDE, Weight((8, 1, 3, 3)), C, group=8, activation="Relu", units=(8,)),
-    fused_conv(WIDE, Weight((6, 4, 3, 3)), Weight((6,)), Data((0, 6, 5, 5)), group=2, activation="Relu", units=(3, 4)),
+    fused_conv(
+        WIDE,
+        Weight((6, 4, 3, 3)),
+        Weight((6,)),
+        Data((0, 6, 5, 5)),
+        group=2,
+        activation="Relu",
+        units=(3, 4),
+        missing=True,
+        why="other channels in each group",
+    ),
     Case("FusedGemm", (Data((0, 6)), Weight((6, 8)), C), {"activation": "Relu"}, 17, MS, units=(6, 8)),
     Case(
         "FusedGemm",
@@ -89,6 +107,7 @@ ROWS = [
         units=(3,),
         summed=(6,),
         why="whole heads where weights read them",
+        missing=True,
     ),
     Case("FusedMatMul", (Data((4, 0, 6), (2,)), Data((0, 6, 5), (1,))), {"transBatchA": 1}, 17, MS, units=(6,)),
     Case("FusedMatMul", (Data((0, 4, 6), (2,)), Data((6, 0, 5), (0,))), {"transBatchB": 1}, 17, MS, units=(6,)),

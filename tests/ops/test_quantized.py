@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from rows import prove, table
 
-from onnxprune.testing import check_model
+from onnxprune.testing import Case, Consumer, Data, Feed, Weight, check_model
+from onnxprune.testing.cases import SCALE
 
 MS = "com.microsoft"
 SQUARE = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
@@ -106,6 +108,182 @@ def passed(n: Net, x: str, scale: float = 0.05, zero: int = 131, dtype: str = "u
 def head(n: Net, x: str, width: int) -> str:
     """Returns pictures pooled, flattened and multiplied."""
     return str(n.node("MatMul", n.node("Flatten", n.node("GlobalAveragePool", x)), n.floats(width, 3)))
+
+
+# ---------------------------------------------------------------- one operator at a time
+SCALE_, POINT = np.array(SCALE, np.float32), np.array(131, np.uint8)
+OUT = np.array(0.3, np.float32), np.array(100, np.uint8)
+AT_ZERO = np.array(0.3, np.float32), np.array(0, np.uint8)
+ONE = np.array(0.02, np.float32), np.array(3, np.int8)
+
+
+def activation(*shape: int, axes: tuple[int, ...] = (1,)) -> tuple[Data, np.ndarray, np.ndarray]:
+    """Returns a quantized activation with its scale and zero point."""
+    return Data(shape, axes, ("Quantize:131",)), SCALE_, POINT
+
+
+def each(count: int, zero: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Returns scales and zero points of a weight, one for each output."""
+    numbers = np.random.default_rng(count)
+    return numbers.uniform(0.01, 0.03, count).astype(np.float32), np.full(count, zero, np.int8)
+
+
+def int8(*shape: int) -> Weight:
+    return Weight(shape, dtype="int8")
+
+
+X, TOKENS, PICTURE = activation(0, 6, 4), activation(0, 3, 6, axes=(2,)), activation(0, 6, 5, 5)
+BLOCKS = {"K": 32, "N": 3, "bits": 4, "block_size": 16}
+ROWS = [
+    Case("QuantizeLinear", (Data((0, 6, 4)), SCALE_, POINT), units=(6,), summed=(), why="zero stands at 131"),
+    Case("QuantizeLinear", (Data((0, 6, 4)), SCALE_, np.array(0, np.uint8)), units=(6,)),
+    Case(
+        "QuantizeLinear", (Data((0, 6, 4)), *each(6)), {"axis": 1}, 13, units=(6,), summed=(), why="any number is left"
+    ),
+    Case("QuantizeLinear", (Data((0, 6, 4)), SCALE_, POINT), {}, 17, MS, units=(6,), summed=()),
+    Case("DequantizeLinear", X, units=(6,)),
+    Case("DequantizeLinear", (X[0], SCALE_, np.array(7, np.uint8)), units=(6,), summed=(), why="another zero point"),
+    Case("DequantizeLinear", (int8(4, 6), *ONE), units=(4, 6)),
+    Case("DequantizeLinear", (int8(4, 6), *each(6)), {"axis": 1}, 13, units=(4, 6)),
+    Case("DequantizeLinear", (int8(4, 6), *each(4)), {"axis": 0}, 21, units=(4, 6)),
+    Case("DequantizeLinear", X, {}, 17, MS, units=(6,)),
+    Case("DynamicQuantizeLinear", (Data((0, 6, 4)),), outputs=3, units=(6,), summed=(), why="zero stands anywhere"),
+    Case(
+        "DynamicQuantizeLinear",
+        (Data((0, 6, 4), (1,), ("Sigmoid",)),),
+        outputs=3,
+        units=(),
+        why="counts for the range",
+        missing=True,
+    ),
+    *(
+        Case(
+            "QLinearConv",
+            (*PICTURE, int8(8, 6, 3, 3), *numbers, *AT_ZERO, bias),
+            {"pads": [1] * 4},
+            17,
+            d,
+            units=(6, 8),
+        )
+        for d in ("", MS)
+        for numbers in (ONE, each(8, 0))
+        for bias in (None, Weight((8,), dtype="int32"))
+    ),
+    Case("QLinearConv", (*PICTURE, int8(6, 1, 3, 3), *each(6, 0), *AT_ZERO), {"group": 6}, 17, units=(6,)),
+    Case(
+        "QLinearConv",
+        (*PICTURE, int8(4, 3, 3, 3), *ONE, *AT_ZERO),
+        {"group": 2},
+        17,
+        units=(2, 3),
+    ),
+    Case("QLinearConv", (*PICTURE, int8(8, 6, 3, 3), *ONE, *OUT), {"pads": [1] * 4}, 17, units=(6, 8), summed=(6,)),
+    Case("ConvInteger", (PICTURE[0], int8(8, 6, 3, 3), POINT, ONE[1]), {"pads": [1] * 4}, units=(6, 8)),
+    Case(
+        "ConvInteger",
+        (PICTURE[0], int8(8, 6, 3, 3)),
+        units=(6, 8),
+        why="the numbers themselves",
+    ),
+    Case("QLinearMatMul", (*TOKENS, int8(6, 8), *ONE, *AT_ZERO), units=(6, 8)),
+    Case("QLinearMatMul", (*TOKENS, int8(6, 8), *each(8), *AT_ZERO), units=(6, 8)),
+    Case(
+        "QGemm", (*activation(0, 6), int8(6, 8), *ONE, Weight((8,), dtype="int32"), *AT_ZERO), {}, 17, MS, units=(6, 8)
+    ),
+    Case("QGemm", (*activation(0, 6), int8(8, 6), *each(8), None), {"transB": 1, "alpha": 0.5}, 17, MS, units=(6, 8)),
+    Case("MatMulInteger", (TOKENS[0], int8(6, 8), POINT, ONE[1]), units=(6, 8)),
+    Case("MatMulInteger", (TOKENS[0], int8(6, 8), POINT, each(8)[1]), units=(6, 8)),
+    Case(
+        "MatMulIntegerToFloat",
+        (TOKENS[0], int8(6, 8), SCALE_, each(8)[0], POINT, each(8)[1], Weight((8,))),
+        {},
+        17,
+        MS,
+        units=(6, 8),
+    ),
+    Case(
+        "DynamicQuantizeMatMul", (Data((0, 3, 6), (2,)), int8(6, 8), *each(8), Weight((8,))), {}, 17, MS, units=(6, 8)
+    ),
+    Case(
+        "DynamicQuantizeMatMul",
+        (Data((0, 3, 6), (2,), ("Sigmoid",)), int8(6, 8), *ONE),
+        {},
+        17,
+        MS,
+        units=(8,),
+        why="counts for the range",
+    ),
+    Case(
+        "MatMulNBits",
+        (Data((0, 3, 32), (2,)), Weight((3, 2, 8), dtype="uint8"), Weight((3, 2))),
+        BLOCKS,
+        17,
+        MS,
+        units=(2, 3),
+    ),
+    Case(
+        "GatherBlockQuantized",
+        (Weight((6, 16), dtype="uint8"), Feed((0, 3), 6), Weight((6, 2))),
+        {"bits": 4, "block_size": 16, "gather_axis": 0, "quantize_axis": 1},
+        21,
+        MS,
+        units=(2,),
+    ),
+    Case("QLinearAdd", (*X, *X, *AT_ZERO), {}, 17, MS, units=(6,)),
+    Case("QLinearMul", (*X, *X, *AT_ZERO), {}, 17, MS, units=(6,)),
+    Case("QLinearMul", (*X, *X, *OUT), {}, 17, MS, units=(6,), summed=()),
+    Case("QLinearWhere", (Data((0, 1, 4), (), ("Relu", "Cast:9")), *X, *X, *AT_ZERO), {}, 17, MS, units=(6,)),
+    Case("QLinearLeakyRelu", (*X, *AT_ZERO), {"alpha": 0.3}, 17, MS, units=(6,)),
+    Case(
+        "QLinearSigmoid", (*X, np.array(1 / 256, np.float32), np.array(0, np.uint8)), {}, 17, MS, units=(6,), summed=()
+    ),
+    Case(
+        "QLinearSoftmax",
+        (*X, np.array(1 / 256, np.float32), np.array(0, np.uint8)),
+        {"axis": 1, "opset": 13},
+        17,
+        MS,
+        units=(),
+        why="normalised",
+    ),
+    Case(
+        "QLinearSoftmax",
+        (*X, np.array(1 / 256, np.float32), np.array(0, np.uint8)),
+        {"axis": 2, "opset": 13},
+        17,
+        MS,
+        units=(6,),
+        summed=(),
+    ),
+    Case("QLinearAveragePool", (*PICTURE, *AT_ZERO), {"kernel_shape": [2, 2]}, 17, MS, units=(6,)),
+    Case("QLinearGlobalAveragePool", (*PICTURE, *AT_ZERO), {}, 17, MS, units=(6,)),
+    Case(
+        "QLinearGlobalAveragePool",
+        (*activation(0, 5, 5, 6, axes=(3,)), *AT_ZERO),
+        {"channels_last": 1},
+        17,
+        MS,
+        units=(6,),
+    ),
+    Case(
+        "NhwcMaxPool", (activation(0, 5, 5, 6, axes=(3,))[0],), {"kernel_shape": [2, 2]}, 17, MS, units=(6,), summed=()
+    ),
+    Case("QLinearConcat", (*AT_ZERO, *X, *X), {"axis": 1}, 17, MS, units=(6, 6)),
+    Case("QLinearConcat", (*AT_ZERO, *X, *X), {"axis": 2}, 17, MS, units=(6,)),
+    Case(
+        "QAttention",
+        (*TOKENS[:1], int8(6, 36), Weight((36,)), SCALE_, np.array(0.01, np.float32), None, POINT, ONE[1]),
+        {"num_heads": 2},
+        17,
+        MS,
+        units=(6, 6),
+    ),
+]
+
+
+@table(ROWS)
+def test_an_operator_alone_is_exact(case: Case, consumer: Consumer) -> None:
+    prove(case, consumer)
 
 
 # ---------------------------------------------------------------- QuantizeLinear and DequantizeLinear

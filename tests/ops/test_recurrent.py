@@ -65,7 +65,7 @@ ROWS = [
         units=(4, 5),
     ),
     Case("GRU", (Data((7, 0, 4), ()), *weights("GRU")), H, units=(5,), why="reads a graph input"),
-    Case("LSTM", (Data((7, 0, 4), (0,)), *weights("LSTM")), H, units=(5,), why="runs over axis 0", missing=True),
+    Case("LSTM", (Data((7, 0, 4), (0,)), *weights("LSTM")), H, units=(5,), why="runs over axis 0"),
 ]
 
 

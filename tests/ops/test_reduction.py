@@ -17,7 +17,7 @@ def axes(*values: int) -> np.ndarray:
 
 
 EXACT = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
-TYING = ("ReduceMax", "ReduceMin", "ReduceProd")
+EXTREME = ("ReduceMax", "ReduceMin")
 ROWS = [
     *(Case(op, (X, axes(1)), opset=18, units=(6,)) for op in (*EXACT, "ReduceMean")),
     *(Case(op, (X, axes(1)), {"keepdims": 0}, 18, units=(6,)) for op in (*EXACT, "ReduceMean")),
@@ -36,9 +36,13 @@ ROWS = [
     ),
     Case("ReduceSum", (X, axes(1)), opset=13, units=(6,)),
     Case("ReduceMean", (X,), {"axes": [1]}, 13, units=(6,)),
-    *(Case(op, (X, axes(2)), opset=18, units=(6,)) for op in TYING),
-    *(Case(op, (X, axes(1)), opset=18, units=(), why="looks at every slot") for op in TYING),
-    *(Case(op, (X,), {"axes": [1], "keepdims": 0}, 13, units=(), why="looks at every slot") for op in TYING),
+    *(Case(op, (X, axes(2)), opset=18, units=(6,)) for op in (*EXTREME, "ReduceProd")),
+    *(Case(op, (X, axes(1)), opset=18, units=(6,), why="an extreme with 0") for op in EXTREME),
+    *(Case(op, (X,), {"axes": [1], "keepdims": 0}, 13, units=(6,), why="an extreme with 0") for op in EXTREME),
+    *(Case(op, (X,), {"noop_with_empty_axes": 1}, 18, units=(6,), why="no axes") for op in EXTREME),
+    *(Case(op, (X,), opset=18, units=(6,), why="all axes") for op in EXTREME),
+    *(Case(op, (SHIFTED, axes(1)), opset=18, units=(), why="looks at every slot") for op in EXTREME),
+    Case("ReduceProd", (X, axes(1)), opset=18, units=(), why="looks at every slot"),
     *(Case(op, (SHIFTED, axes(2)), opset=18, units=(6,), summed=()) for op in ("ReduceLogSum", "ReduceLogSumExp")),
     Case(
         "ReduceLogSum",

@@ -24,9 +24,15 @@ ROWS = [
     Case("Expand", (Data((0, 1, 4), (2,)), ints(1, 3, 1)), units=(4,)),
     Case("Expand", (Data((0, 6), (1,), ("Sigmoid",)), ints(1, 6)), units=(6,), summed=()),
     Case("ConstantOfShape", (ints(5, 4),), units=(4, 5), summed=(5,), why="a weight of zeros"),
-    Case("Shape", (Data((4, 6), ()),), units=(), why="numbers"),
+    Case("Shape", (Data((4, 6), ()),), units=(2,), summed=(), why="two numbers that become a weight"),
     Case("Size", (Data((4, 6), ()),), units=(), why="a number"),
-    Case("Range", (*(np.array(v, np.float32) for v in (1, 5, 1)),), units=(), why="numbers"),
+    Case(
+        "Range",
+        (*(np.array(v, np.float32) for v in (1, 5, 1)),),
+        units=(4,),
+        summed=(),
+        why="numbers that become a weight",
+    ),
 ]
 
 
