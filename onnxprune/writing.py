@@ -97,7 +97,6 @@ def save(
     _check_folder(path)
     serialized = faithful.to_proto(model)
     transaction = _Transaction(path)
-    _OPEN.add(transaction)
     try:
         data_file = _place_tensors(serialized, transaction, external)
         temporary = transaction.create(".onnx")
@@ -127,6 +126,9 @@ class _Transaction:
 
     path: Path
     made: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _OPEN.add(self)
 
     def create(self, suffix: str) -> Path:
         """Returns a new empty file beside the place of the model."""
