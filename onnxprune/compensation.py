@@ -25,6 +25,7 @@ from onnxprune.layers import Bias, Layer, find_layers
 from onnxprune.moments import Moments, refit_safely
 from onnxprune.obs import Problem, eliminate
 from onnxprune.ops.linear import Linear
+from onnxprune.ops.zero_points import blank
 from onnxprune.realign import realigned
 from onnxprune.scoring import Scores
 from onnxprune.tensors import Tensor
@@ -167,15 +168,18 @@ class _Walk:
         return late
 
     def _mask_chosen(self) -> None:
-        """Sets to zero, in the pruned network, what is cut before the walk."""
+        """Sets to zero, in the pruned network, what is cut before the walk; the readers of what is shared must agree."""
         cutting = Cutting(self.units, np.flatnonzero(self.dead[:-1]))
         touched: dict[str, list[Use]] = {}
         for use in self.coupling.uses:
             if cutting.touches(use):
                 touched.setdefault(use.name, []).append(use)
         for name, uses in touched.items():
-            mask = np.logical_and.reduce([cutting.mask(use) for use in uses])
-            self.pruned.weights[name] = np.where(mask, self.pruned.tensors[name].numpy(), 0)
+            masks = [cutting.mask(use) for use in uses]
+            zero = blank(self.coupling.nodes[uses[0].node], uses[0].slot, uses[0].shape)
+            if zero is not None and all(np.array_equal(m, masks[0]) for m in masks[1:]):  # else some need it whole
+                content = self.pruned.tensors[name].numpy()
+                self.pruned.weights[name] = np.where(masks[0], content, zero.astype(content.dtype))
 
     def _regular(self, layer: Layer, units: Array) -> bool:
         """Returns whether every unit has equally many features here, of one group of the layer."""

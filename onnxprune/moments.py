@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+ROUNDING = 1e-6  # of float32 products
+
 
 @dataclass(eq=False)
 class Moments:
@@ -65,11 +67,15 @@ class Moments:
         )
 
     def centred(self) -> tuple[Floats, Floats]:
-        """Returns (H, R): covariances of the inputs (g, f, f), and of targets with inputs (g, o, f), times n."""
+        """Returns (H, R): covariances of the inputs (g, f, f), and of targets with inputs (g, o, f), times n.
+
+        An input that is constant but for rounding has none.
+        """
         n = max(self.n, 1)
         h = self.pp - self.p[:, :, None] * self.p[:, None, :] / n
         r = self.tp - self.t[:, :, None] * self.p[:, None, :] / n
-        return h, r
+        varies = np.einsum("gff->gf", h) > ROUNDING * np.einsum("gff->gf", self.pp)
+        return h * varies[:, :, None] * varies[:, None, :], r * varies[:, None, :]
 
     def loss(self, w: Floats, b: Floats) -> Floats:
         """Returns (g, o): the sum of squared errors of T - (P w' + b)."""

@@ -11,9 +11,9 @@ from onnxprune.ops import REGISTRY
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 HEAD = """# Operators
 
-Made by `python tools/document_operators.py` from the registry. An operator that is not here is a barrier: the channels that
-touch it stay, and `onnxprune inspect` names it. Rules hold for every opset that onnxruntime runs; where the forms
-differ between opsets (attributes or inputs, axes of Softmax) they know both.
+Made by `python tools/document_operators.py` from the registry. An operator that is not here is a barrier: the
+channels that touch it stay, and `onnxprune inspect` names it. Rules hold for every opset that onnxruntime runs; where
+the forms differ between opsets (attributes or inputs, axes of Softmax) they know both.
 
 | domain | operators | what is coupled, what freezes | sizes follow | MACs counted | refitted |
 |---|---|---|---|---|---|

@@ -179,7 +179,8 @@ def test_units_that_no_linear_node_reads_are_ranked_by_l1_and_that_is_said() -> 
         }""")
     rng = np.random.default_rng(0)
     w, axes = rng.normal(size=(3, 8)).astype(np.float32), np.array([1])
+    data = {"x": rng.normal(size=(20, 3)).astype(np.float32)}
     model.graph.initializer.extend([onnx.numpy_helper.from_array(w, "w"), onnx.numpy_helper.from_array(axes, "axes")])
-    result = prune(model, ratio=0.5, criterion="rms", compensate="none", calibration={"x": rng.normal(size=(20, 3))})
+    result = prune(model, ratio=0.5, criterion="rms", compensate="none", calibration=data)
     assert cut_of(result)["w"] == set(np.argsort(np.abs(w).sum(axis=0))[:4].tolist())
     assert any(n.startswith("rms: 1 groups were ranked by l1") for n in result.report.notes)
