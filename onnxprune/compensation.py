@@ -168,13 +168,14 @@ class _Walk:
         return late
 
     def _mask_chosen(self) -> None:
-        """Sets to zero, in the pruned network, what is cut before the walk; the readers of what is shared must agree."""
+        """Sets to zero, in the pruned network, what is cut before the walk, where all readers agree."""
         cutting = Cutting(self.units, np.flatnonzero(self.dead[:-1]))
-        touched: dict[str, list[Use]] = {}
+        by_name: dict[str, list[Use]] = {}
         for use in self.coupling.uses:
-            if cutting.touches(use):
-                touched.setdefault(use.name, []).append(use)
-        for name, uses in touched.items():
+            by_name.setdefault(use.name, []).append(use)
+        for name, uses in by_name.items():
+            if not any(map(cutting.touches, uses)):
+                continue
             masks = [cutting.mask(use) for use in uses]
             zero = blank(self.coupling.nodes[uses[0].node], uses[0].slot, uses[0].shape)
             if zero is not None and all(np.array_equal(m, masks[0]) for m in masks[1:]):  # else some need it whole
