@@ -156,6 +156,8 @@ class _Sizes:
         t = self.coupling.seen[index][0] if self.coupling.seen[index] else None
         if name is None or t is None or node.outputs[0].name is None or name not in self.trace.shapes:
             return
+        if not any(self.cutting.is_cut(t, axis) for axis in range(len(t.shape))):
+            return
         new = []
         for run in (0, 1):
             shape = np.array(self.cutting.new_shape(t, self.trace.shapes[name][run]), np.int64)
