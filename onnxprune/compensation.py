@@ -273,7 +273,9 @@ class _Walk:
             ridges = RIDGES
         if layer.bias is None:  # without a place for the means, the fit must go through the origin
             fit, check = _uncentred(fit), _uncentred(check)
-        w, b, ridge = refit_safely(fit, check, w0, self._present_bias(layer, w0.shape), keep, ridges)
+        w, b, ridge = refit_safely(
+            fit, check, w0, self._present_bias(layer, w0.shape), keep, ridges, layer.gain.reshape(rows.shape)
+        )
         if ridge is None and ridges:
             self.out.notes.append(
                 f"{self.coupling.nodes[layer.index].name or name}: a refit did no better than the old weights"

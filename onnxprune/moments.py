@@ -111,12 +111,18 @@ def refit(m: Moments, w0: Floats, keep: npt.NDArray[np.bool_], ridge: float) -> 
 
 
 def refit_safely(
-    fit: Moments, check: Moments, w0: Floats, b0: Floats, keep: npt.NDArray[np.bool_], ridges: tuple[float, ...]
+    fit: Moments,
+    check: Moments,
+    w0: Floats,
+    b0: Floats,
+    keep: npt.NDArray[np.bool_],
+    ridges: tuple[float, ...],
+    gain: Floats,
 ) -> tuple[Floats, Floats, float | None]:
     """Returns (w, b, ridge) of the refit that does best on held-out moments.
 
     The ridge is None where no refit was better than to keep the old weights with the old bias, or with one that makes
-    up for the means. What was found best is done again on all moments.
+    up for the means. What was found best is done again on all moments. Errors count by the gain of their output (g, o).
     """
     both = fit + check
     cut = np.where(keep[:, None, :], w0, 0)
@@ -125,9 +131,12 @@ def refit_safely(
         means: Floats = np.einsum("gof,gf->go", cut, m.p)
         return (m.t - means) / max(m.n, 1)
 
-    best = float(check.loss(cut, b0).sum())
+    def error(w: Floats, b: Floats) -> float:
+        return float((gain**2 * check.loss(w, b)).sum())
+
+    best = error(cut, b0)
     result: tuple[Floats, Floats, float | None] = (cut, b0, None)
-    if (loss := float(check.loss(cut, mended(fit)).sum())) < best:
+    if (loss := error(cut, mended(fit))) < best:
         best, result = loss, (cut, mended(both), None)
     chosen = None
     for ridge in ridges:
@@ -135,7 +144,7 @@ def refit_safely(
             w, b = refit(fit, w0, keep, ridge)
         except np.linalg.LinAlgError:
             continue
-        if (loss := float(check.loss(w, b).sum())) < best:
+        if (loss := error(w, b)) < best:
             best, chosen = loss, ridge
     if chosen is None:
         return result
