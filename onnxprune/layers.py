@@ -13,6 +13,7 @@ from onnxprune.coupling import Coupling, Use
 from onnxprune.labels import Array
 from onnxprune.ops import Node, Unsupported, lookup
 from onnxprune.ops.linear import Linear
+from onnxprune.ops.normalization import in_training
 
 PASSING = {"Identity", "Dropout"}
 
@@ -180,7 +181,7 @@ class _Finder:
             at, slot = self.readers[name][0]
             step = self.coupling.nodes[at]
             other = step.inputs[1 - slot] if len(step.inputs) == 2 and slot < 2 else None
-            if step.op_type == "BatchNormalization" and slot == 0 and not step.attributes.get("training_mode"):
+            if step.op_type == "BatchNormalization" and slot == 0 and not in_training(step):
                 scale, var = (self._constant(step.inputs[k]) for k in (1, 4))
                 if scale is None or var is None:
                     break

@@ -18,6 +18,7 @@ from onnxprune.constants import constants
 from onnxprune.coupling import Coupling
 from onnxprune.edit import replace_constant
 from onnxprune.frontier import Feed, Frontier, Spool
+from onnxprune.ops.normalization import in_training
 
 MEAN, VARIANCE = 3, 4  # inputs of BatchNormalization
 
@@ -31,7 +32,7 @@ def realigned(coupling: Coupling, batches: Sequence[Feed], providers: Sequence[s
     readers = Counter(v.name for n in coupling.nodes for v in n.inputs if v is not None)
     frontier = Frontier(coupling, batches, providers, spool, [])
     for index, node in enumerate(coupling.nodes):
-        if node.op_type != "BatchNormalization" or node.attributes.get("training_mode"):
+        if node.op_type != "BatchNormalization" or in_training(node):
             continue
         x, mean, variance = (node.inputs[k] for k in (0, MEAN, VARIANCE))
         if x is None or mean is None or variance is None or not x.name or not mean.name or not variance.name:

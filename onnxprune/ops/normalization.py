@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import onnx_ir as ir
+
 from onnxprune.ops.registry import Need, Scale, Site, Sized, operator
 from onnxprune.tensors import Tensor, insert_axes
 
@@ -19,6 +21,12 @@ instance_norm = operator("InstanceNormalization", doc="channels with scale and b
 group_norm = operator("GroupNormalization", doc="whole norm groups; channels inside a group are tied")
 layer_norm = operator("LayerNormalization", doc="the normalised axes are tied (opened by --approximate)")
 rms_norm = operator("RMSNormalization", doc="axes whose cut slots are zero can go: epsilon and scale restore the mean")
+
+
+def in_training(node: ir.Node) -> bool:
+    """Returns whether a BatchNormalization normalises by its batch rather than by stored statistics."""
+    mode = node.attributes.get("training_mode")
+    return mode is not None and bool(mode.as_int())
 
 
 def per_channel(op: Site, x: Tensor, *params: Tensor) -> Tensor:
