@@ -72,15 +72,12 @@ def least_important(units: Units, scores: Sequence[Scores], counts: Counts) -> A
 def streams(units: Units) -> list[bool]:
     """Returns for each group whether several producers are joined in it by additions (a residual stream)."""
     coupling = units.coupling
-    group_of = np.full(units.count + 1, -1)
-    for k, group in enumerate(units.groups):
-        group_of[group.units] = k
     found = [False] * (len(units.groups) + 1)
     for node, seen in zip(coupling.nodes, coupling.seen, strict=True):
         if node.op_type not in ADDITIONS:
             continue
         met = [
-            set(np.unique(group_of[units.of_label[np.concatenate([a.ravel() for a in t.arrays])]]).tolist())
+            set(np.unique(units.group_of[units.of_label[np.concatenate([a.ravel() for a in t.arrays])]]).tolist())
             for t, v in zip(seen, node.inputs, strict=True)
             if t is not None and t.arrays and v is not None and v.name not in coupling.trace.static
         ]

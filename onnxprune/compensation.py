@@ -136,9 +136,7 @@ class _Walk:
     def _choose_early(self) -> dict[int, list[int]]:
         """Chooses for groups that cannot wait for their consumer; returns the groups that each layer chooses."""
         consumers: dict[int, list[int]] = {}
-        group_of = np.full(self.units.count + 1, -1)
-        for g, group in enumerate(self.units.groups):
-            group_of[group.units] = g
+        group_of = self.units.group_of
         for k, layer in enumerate(self.layers):
             for g in np.unique(group_of[self._units_of(layer.labels)]).tolist():
                 if g >= 0:

@@ -106,14 +106,13 @@ def per_unit(units: Units) -> tuple[Scores, Scores]:
     """Returns for each group the MACs and the parameters that one of its units takes along, all else uncut."""
     coupling = units.coupling
     nodes_of: list[set[int]] = [set() for _ in units.groups]
-    group_of = np.full(units.count + 1, -1)
-    for g, group in enumerate(units.groups):
-        group_of[group.units] = g
     for index, node in _counted(coupling):
         arrays = [a for t in coupling.seen[index] if t is not None for a in t.arrays]
         arrays += [a for v in node.outputs if v.name in coupling.tensors for a in coupling.tensors[v.name].arrays]
         arrays += [a for use in coupling.uses_of.get(index, {}).values() for a in use.arrays]
-        for g in np.unique(np.concatenate([group_of[np.unique(units.of_label[a])] for a in arrays])) if arrays else ():
+        for g in (
+            np.unique(np.concatenate([units.group_of[np.unique(units.of_label[a])] for a in arrays])) if arrays else ()
+        ):
             if g >= 0:
                 nodes_of[g].add(index)
     before = {index: node_macs(coupling, index) for index in set().union(*nodes_of)} if nodes_of else {}

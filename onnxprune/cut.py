@@ -149,11 +149,7 @@ class _Editor:
             node = self.nodes[index]
             value = node.inputs[slot]
             assert value is not None and value.name is not None
-            old = (
-                value.const_value
-                if value.name in self.graph.initializers
-                else self.holders[value.name].attributes["value"].as_tensor()
-            )
+            old = ir.convenience.get_const_tensor(value)
             assert old is not None
             scaled = (old.numpy().astype(np.float64) * factor).astype(old.numpy().dtype)
             tensor = ir.Tensor(scaled, dtype=old.dtype, name=old.name, doc_string=old.doc_string)

@@ -29,11 +29,16 @@ class Cutting:
         return self.units.coupling
 
     @cached_property
+    def dead(self) -> Bools:
+        """Whether each unit is cut; the last entry, False, is for labels without a unit (-1)."""
+        dead = np.zeros(self.units.count + 1, bool)
+        dead[self.dead_units] = True
+        return dead
+
+    @cached_property
     def living(self) -> Bools:
         """Whether each label lives."""
-        dead = np.zeros(self.units.count + 1, bool)  # the last place is for labels without a unit (-1)
-        dead[self.dead_units] = True
-        return ~dead[self.units.of_label]
+        return ~self.dead[self.units.of_label]
 
     def alive(self, labels: Array) -> Bools:
         """Returns whether each of `labels` lives."""

@@ -21,14 +21,17 @@ def group_rows(cutting: Cutting) -> tuple[GroupRow, ...]:
     """Returns a row for each group: its units, how many go, and what hangs on one."""
     units = cutting.units
     macs, params = cost.per_unit(units)
-    dead = np.zeros(units.count + 1, bool)
-    dead[cutting.dead_units] = True
     rows = []
     for k, group in enumerate(units.groups):
         members = dict.fromkeys(units.coupling.uses[u].name for u, _ in group.members)
         rows.append(
             GroupRow(
-                group.name, len(group), int(dead[group.units].sum()), tuple(members), float(macs[k]), float(params[k])
+                group.name,
+                len(group),
+                int(cutting.dead[group.units].sum()),
+                tuple(members),
+                float(macs[k]),
+                float(params[k]),
             )
         )
     return tuple(rows)

@@ -176,7 +176,7 @@ def prune(
         seed: of every random draw.
         output: where to write the pruned model; None keeps it in memory.
         in_place: `output` may be the input.
-        dry_run: plan and report only, nothing is cut.
+        dry_run: plan and report only, nothing is written.
         apply: a plan to replay instead of `ratio`.
         progress: called with the name of each stage as it starts.
 
@@ -369,8 +369,7 @@ def _mended(
 ) -> _Chosen:
     """Returns the cut with units chosen by loss, where asked for, and with weights that make up for it."""
     units = chosen.cutting.units
-    dead = np.zeros(units.count + 1, bool)
-    dead[chosen.cutting.dead_units] = True
+    dead = chosen.cutting.dead
     counts = tuple(int(dead[g.units].sum()) for g in units.groups)
     keep_choice = tuple(np.where(dead[g.units], 0.0, 1.0) for g in units.groups)
     by_loss = choose and options.chooses_by_loss

@@ -65,10 +65,9 @@ def freeze_node(coupling: Coupling, index: int, why: str) -> None:
 
 def make_plan(cutting: Cutting, stuck: Sequence[int], sha256: str, approximate: bool, options: dict[str, Any]) -> Plan:
     """Returns the plan of a cut."""
-    dead = np.zeros(cutting.units.count + 1, bool)
-    dead[cutting.dead_units] = True
     groups = tuple(
-        PlannedGroup(g.name, len(g), tuple(np.flatnonzero(dead[g.units]).tolist())) for g in cutting.units.groups
+        PlannedGroup(g.name, len(g), tuple(np.flatnonzero(cutting.dead[g.units]).tolist()))
+        for g in cutting.units.groups
     )
     return Plan(sha256, approximate, tuple(stuck), groups, _tensors(cutting), options)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from onnxprune.ablation import rank_by_outputs
 from onnxprune.activations import rank_by_inputs
 from onnxprune.criteria import CRITERIA, OnInputs, OnOutputs, OnWeights
@@ -65,9 +63,7 @@ def weight_notes(cutting: Cutting, name: str | None) -> list[str]:
     if not isinstance(criterion, OnWeights) or not criterion.scales:
         return []
     units = cutting.units
-    dead = np.zeros(units.count, bool)
-    dead[cutting.dead_units] = True
-    without = [g.name for g in units.groups if dead[g.units].any() and not has_scales(units, g)]
+    without = [g.name for g in units.groups if cutting.dead[g.units].any() and not has_scales(units, g)]
     return [_note(str(name), without, "no BatchNormalization scales them")] if without else []
 
 

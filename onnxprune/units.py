@@ -54,6 +54,14 @@ class Units:
         """The number of units."""
         return int(self.of_label.max(initial=-1)) + 1
 
+    @cached_property
+    def group_of(self) -> Array:
+        """For each unit the number of its group; the last entry, -1, is for labels without a unit."""
+        groups = np.full(self.count + 1, -1)
+        for k, group in enumerate(self.groups):
+            groups[group.units] = k
+        return groups
+
 
 @dataclass
 class _Attempt:
