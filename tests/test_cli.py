@@ -108,7 +108,7 @@ def test_help_offers_what_is_built_and_nothing_else() -> None:
 def test_the_options_are_those_of_the_function() -> None:
     own = {"output", "in_place", "reports", "plan_path", "timeout", "as_json", "quiet", "verbose", "help"}
     own |= {"targets", "mean", "std", "image_size", "layout"}
-    given = cli.prune.make_context("prune", ["model.onnx"]).params
+    given = cli.prune.prune.make_context("prune", ["model.onnx"]).params
     passed_on = {name: value for name, value in given.items() if name not in own}
     parameters = inspect.signature(pipeline.prune).parameters
     assert set(passed_on) <= set(parameters)
@@ -161,7 +161,7 @@ def test_in_place(model: Path) -> None:
     ],
 )  # fmt: skip
 def test_default_output(name: str, output: str) -> None:
-    assert cli.default_output(Path("a") / name) == Path("a") / output
+    assert cli.prune.default_output(Path("a") / name) == Path("a") / output
 
 
 @pytest.mark.parametrize("folder", ["with a space", "größe-卷积-🙂", "a'\"$(x)`", "-dash", "[bold]", "d" * 200])

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 from hostile import Case, corpus
 
-from onnxprune.cli import cli, default_output
+from onnxprune.cli import cli
+from onnxprune.cli.prune import default_output
 
 SECONDS = 30
 

@@ -1,0 +1,28 @@
+"""`onnxprune inspect`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli.common import EXIT_CODES, selection, working
+
+
+@click.command(epilog=EXIT_CODES, short_help="Show what can be cut, and what is frozen and why.")
+@click.argument("model", type=click.Path(path_type=Path))
+@selection
+def inspect(model: Path, timeout: float | None, as_json: bool, **options: Any) -> None:
+    """Show the pruning groups of MODEL, what hangs on them, and what is frozen and why."""
+    with working(as_json, False, timeout) as progress:
+        from onnxprune.pipeline import inspect as run
+
+        inspection = run(model, progress=progress, **options)
+    if as_json:
+        click.echo(inspection.to_json(), nl=False)
+    else:
+        from onnxprune.terminal import console_on, print_inspection
+
+        print_inspection(inspection, console_on(sys.stdout))
