@@ -45,6 +45,19 @@ class Folded:
     tensor: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """A value computed from constants alone; readers take the living part of axes that it is computed whole on.
+
+    A standardised weight is such a one: its statistics run over its inputs, so these can't go before it is computed.
+    """
+
+    name: str
+    tensor: Tensor
+    axes: tuple[int, ...]
+    readers: list[tuple[int, int]] = field(default_factory=list)  # (node, slot)
+
+
 @dataclass(eq=False)
 class Coupling:
     """The labels of a model: its tensors, the constants' uses, what parameters produce, and what became a barrier."""
@@ -58,6 +71,7 @@ class Coupling:
     seen: list[tuple[Tensor | None, ...]] = field(default_factory=list)  # per node, its inputs as labelled
     uses: list[Use] = field(default_factory=list)
     folded: list[Folded] = field(default_factory=list)
+    selected: list[Selected] = field(default_factory=list)
     produced: list[Array] = field(default_factory=list)
     contracted: list[tuple[int, Array]] = field(default_factory=list)  # (node, labels that it sums over with weights)
     barriers: list[Reason] = field(default_factory=list)
@@ -77,7 +91,7 @@ class Coupling:
 
     def settled(self) -> Array:
         """Returns, for each root label, the number of the reason that freezes it, or -1 where it is free."""
-        verbs = Verbs(self.labels, Reason("", "", "all indices of an axis live and die together"))
+        verbs = Verbs(self.labels, Reason("", "", "all channels of this axis could only go together"))
         frozen = -1
         while True:  # ties found while settling can make a whole axis one label, which freezes it in turn
             for t in self.tensors.values():
@@ -122,6 +136,8 @@ class _Walk:
         self.readers = Counter(v.name for n in self.graph for v in n.inputs if v is not None)
         self.leaves: dict[str, Tensor] = {}
         self.uniform: dict[str, bool] = {}
+        self.computed: set[str] = set()  # from constants alone
+        self.selected: dict[str, Selected] = {}
         self.quantized = {v.name for n in self.graph for v in _quantized_inputs(n)}
         self.pinned = {v.name for v in self.graph.outputs if v.name} | {
             name for n in self.graph for g in subgraphs(n) for name in captured(g)
@@ -150,6 +166,10 @@ class _Walk:
             return
         where = node.name or f"#{index}"
         inputs = [self._input(node, slot) for slot in range(len(node.inputs))]
+        if self._is_computed(node):
+            self.computed |= {v.name for v in node.outputs if v.name in self.trace.static}
+        else:
+            inputs = [self._select(index, node, slot, t) for slot, t in enumerate(inputs)]
         self.out.seen.append(tuple(inputs))
         version = self.graph.opset_imports.get(node.domain, 1) if node.domain not in ("", "ai.onnx") else self._opset()
         site = Site(node, version, self.trace, self.out.labels, inputs, where, self.approximate)
@@ -172,6 +192,35 @@ class _Walk:
                 arrays = site.claims.get(slot, t.arrays)
                 if arrays:
                     self.out.uses.append(Use(index, slot, str(value.name), t.shape, arrays))
+
+    def _is_computed(self, node: ir.Node) -> bool:
+        """Returns whether a node reads nothing but constants and what is computed from them alone."""
+        if node.op_type == "DequantizeLinear":  # runtimes fuse it with its reader, which a node between would prevent
+            return False
+        given = [v.name for v in node.inputs if v is not None and v.name]
+        return bool(given) and all(name in self.constants or name in self.computed for name in given)
+
+    def _select(self, index: int, node: ir.Node, slot: int, t: Tensor | None) -> Tensor | None:
+        """Returns a computed weight with labels of its own on axes that can't be cut before it is computed."""
+        value = node.inputs[slot]
+        name = None if value is None else value.name
+        if t is None or name is None or name not in self.computed or name in self.pinned or self.out.flat is not None:
+            return t
+        if name not in self.selected:
+            if not t.arrays or self.trace.dtypes[name].kind not in "fV":
+                return t
+            t = Verbs(self.out.labels, Reason("", "", "all channels of this axis could only go together")).tidy(t)
+            frozen = self.out.labels.frozen_reasons() >= 0
+            alive = tuple(a for a in t.arrays if not frozen[self.out.labels.find(a)].all())
+            axes = tuple(k for k, n in enumerate(t.shape) if n > 1 and not any(a.shape[k] > 1 for a in alive))
+            if not axes or not alive:
+                return t
+            fresh = _leaf(self.out.labels, [n if k in axes else 1 for k, n in enumerate(t.shape)], zero=False).arrays
+            zero = frozenset(k for k in t.zero if k not in axes)
+            self.selected[name] = Selected(name, Tensor(t.shape, (*alive, *fresh), zero), axes)
+            self.out.selected.append(self.selected[name])
+        self.selected[name].readers.append((index, slot))
+        return self.selected[name].tensor
 
     def _opset(self) -> int:
         imports = self.graph.opset_imports

@@ -24,6 +24,7 @@ def cut(cutting: Cutting, rewrite: Rewrite) -> ir.Model:
     editor = _Editor(cutting)
     editor.constants(cutting.slice, cutting.shape_of)
     editor.fold()
+    editor.select()
     editor.factors(rewrite)
     editor.edges(rewrite)
     editor.attributes(rewrite)
@@ -124,6 +125,27 @@ class _Editor:
             fresh = add_constant(self.model, f.name, ir.Tensor(np.ascontiguousarray(content)), readers[0].node)
             for reader in readers:
                 reader.node.replace_input_with(reader.idx, fresh)
+
+    def select(self) -> None:
+        """Puts a Gather behind computed weights that readers need a part of."""
+        for s in self.coupling.selected:
+            value = self.nodes[s.readers[0][0]].inputs[s.readers[0][1]]
+            producer = None if value is None else value.producer()
+            assert value is not None and producer is not None
+            part, behind = value, producer
+            for axis in s.axes:
+                if not self.cutting.is_cut(s.tensor, axis):
+                    continue
+                kept = ir.Tensor(self.cutting.kept(s.tensor, axis).astype(np.int64))
+                index = add_constant(self.model, f"{s.name}_kept", kept, behind)
+                name = free_name(self.model, f"{producer.name or s.name}_kept")
+                gather = ir.node("Gather", [part, index], attributes={"axis": axis}, name=name)
+                gather.outputs[0].name, gather.outputs[0].type = free_name(self.model, s.name), value.type
+                self.graph.insert_after(behind, gather)
+                part, behind = gather.outputs[0], gather
+            if part is not value:
+                for node, slot in s.readers:
+                    self.nodes[node].replace_input_with(slot, part)
 
     def edges(self, rewrite: Rewrite) -> None:
         """Writes constants of sizes, each on its own edge; equal ones that replace the same value are shared."""

@@ -13,12 +13,23 @@ def replace_constant(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> N
     if value is not None:
         value.const_value = tensor
     else:
-        holder = next(n for n in model.graph if is_constant(n) and n.outputs[0].name == name)
+        holder = _holder(model, name)
         value = holder.outputs[0]
         holder.attributes.clear()
         holder.attributes["value"] = ir.AttrTensor("value", tensor)
     if value.shape is not None:
         value.shape = ir.Shape(tensor.shape.numpy())
+
+
+def _holder(model: ir.Model, name: str) -> ir.Node:
+    """Returns the Constant node that gives a value; where they stand is remembered for the next call."""
+    known: dict[str, ir.Node] = model.meta.get("onnxprune.holders", {})
+    found = known.get(name)
+    if found is None or found.graph is not model.graph or found.outputs[0].name != name:
+        known = {str(n.outputs[0].name): n for n in model.graph if is_constant(n)}
+        model.meta["onnxprune.holders"] = known
+        found = known[name]
+    return found
 
 
 def add_constant(model: ir.Model, name: str, tensor: ir.TensorProtocol, before: ir.Node) -> ir.Value:

@@ -90,6 +90,8 @@ class Labels:
     derivations: list[Derivation] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
     rectangles: list[Array] = field(default_factory=list)
+    balances: list[Array] = field(default_factory=list)  # (rows, columns): rows must stay equally long
+    pairs: list[tuple[Array, Array]] = field(default_factory=list)
     _frozen: list[tuple[Array, int]] = field(default_factory=list)
 
     def fresh(self, *shape: int) -> Array:
@@ -121,6 +123,10 @@ class Labels:
             self.union(parents, children[:, 0])
         else:
             self.derivations.append(Derivation(parents, children))
+
+    def prefer_pairs(self, one: Array, other: Array) -> None:
+        """Wishes that labels go two by two, element by element; units do without it where it would cost much."""
+        self.pairs.append((one.ravel().copy(), other.ravel().copy()))
 
     def frozen_reasons(self, classes: UnionFind | None = None) -> Array:
         """Returns, for each root, the number of the first reason that freezes it, or -1 where it is free."""

@@ -18,16 +18,19 @@ from onnxprune.units import Units, find_units
 ROUNDS = 20
 
 
-def decide(coupling: Coupling, choose: Callable[[Units], Array]) -> tuple[Cutting, Rewrite, tuple[int, ...]]:
+def decide(
+    coupling: Coupling, choose: Callable[[Units], Array], units: Units | None = None
+) -> tuple[Cutting, Rewrite, tuple[int, ...]]:
     """Returns a cut whose sizes can be written, its edits, and the nodes whose labels had to be frozen for that.
 
     Args:
         coupling: the coupled model; labels are frozen in it where sizes cannot follow.
         choose: returns the units to cut.
+        units: the units of the coupling, where they are known.
     """
     stuck: list[int] = []
     for _ in range(ROUNDS):
-        units = find_units(coupling)
+        units = units or find_units(coupling)
         cutting = Cutting(units, choose(units))
         rewrite = rewrite_sizes(cutting)
         if not rewrite.failed:
@@ -36,6 +39,7 @@ def decide(coupling: Coupling, choose: Callable[[Units], Array]) -> tuple[Cuttin
             for node in [index] if index not in stuck else sorted(_sources(coupling, index)):
                 freeze_node(coupling, node, why)
                 stuck.append(node)
+        units = None
     nothing = Cutting(find_units(coupling), np.zeros(0, np.int64))
     return nothing, rewrite_sizes(nothing), tuple(stuck)
 

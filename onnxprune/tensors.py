@@ -85,7 +85,7 @@ class Verbs:
                 if len(spans(a)) > 1:
                     self.remember(a)
             else:
-                self.freeze(a, "all indices of an axis live and die together")
+                self.freeze(a, "all channels of this axis could only go together")
         zero = frozenset(k for k in t.zero if any(a.shape[k] > 1 for a in arrays))
         return Tensor(t.shape, tuple(arrays), zero)
 
@@ -138,7 +138,9 @@ class Verbs:
         shape = tuple(int(n) for n in np.broadcast_shapes(*(t.shape for t in lifted)))
         while mixed := [k for k in range(rank) if _meets_fixed(lifted, k)]:  # a tie can fix other axes of its array
             for axis in mixed:
-                lifted = [self.tie(t, axis, why="meets an axis of fixed size") for t in lifted]
+                lifted = [
+                    self.tie(t, axis, why="meets a value of which everything stays along this axis") for t in lifted
+                ]
         merged = self.merge(shape, [a for t in lifted for a in t.arrays])
         return self.tidy(Tensor(shape, tuple(merged), self._zero_axes(lifted, shape, zero)))
 
@@ -187,7 +189,7 @@ class Verbs:
         axes = sorted(k % len(t.shape) for k in axes)
         for axis in axes:
             if not (exact and axis in t.zero):
-                t = self.tie(t, axis, why=why or "sums over slots that are not zero when cut")
+                t = self.tie(t, axis, why=why or "sums over channels that are not zero once they are cut")
         arrays = []
         for a in t.arrays:
             gone = [k for k in axes if a.shape[k] > 1]
@@ -278,7 +280,9 @@ class Verbs:
         while not all(t.labelled(k) for t in tensors for k in rows):
             for k in rows:
                 if not all(t.labelled(k) for t in tensors):
-                    tensors = [self.tie(t, k, why="meets an axis of fixed size") for t in tensors]
+                    tensors = [
+                        self.tie(t, k, why="meets a value of which everything stays along this axis") for t in tensors
+                    ]
             rows = self._rows(tensors, axis)
         touched = {axis, *rows}
         zero = {k for k in touched if all(k in t.zero or not t.labelled(k) for t in tensors)}
@@ -306,7 +310,7 @@ class Verbs:
         inside = [a for a in t.arrays if touched & {*spans(a)}]
         if not t.labelled(axis):
             label = self.labels.fresh(*(n if k == axis else 1 for k, n in enumerate(t.shape)))
-            self.freeze(label, "joined with an axis of fixed size")
+            self.freeze(label, "concatenated with channels that stay")
             inside.append(label)
         return inside[0] if len(inside) == 1 else self.join(t.shape, inside, touched)
 

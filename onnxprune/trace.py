@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+from onnxprune import guard
 from onnxprune import inputs as model_inputs
 from onnxprune.constants import Constants, constants
 from onnxprune.dependence import Dependence, captured, dependence, subgraphs
@@ -81,7 +82,7 @@ def trace(
     known = constants(model.graph)
     with Clock(timeout) as clock:
         probe = _best_probe(model, known, facts, providers)
-        runner = _Runner(probe, specs, seed, clock)
+        runner = _Runner(probe, specs, seed, clock, _written_lengths(known))
         first = runner.first()
         second = runner.second(first, varies=bool(facts.unsteady))
     return _collect(known, probe, facts, first, second)
@@ -278,6 +279,7 @@ def _types(proto: onnx.ModelProto, names: Sequence[str], providers: Sequence[str
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=False)
     except Exception:
         inferred = proto
+    guard.check_ranks(inferred.graph)
     for info in inferred.graph.value_info:
         kind = info.type.WhichOneof("value")
         if kind == "tensor_type" and info.type.tensor_type.elem_type:
@@ -327,18 +329,24 @@ class _Runner:
     specs: Sequence[model_inputs.InputSpec]
     seed: int
     clock: Clock
+    lengths: Sequence[int] = ()  # of last resort
     complaint: str = ""
 
     def first(self) -> _Run:
         """Return the first run that works; a batch of 1 is tried only after all lengths at a batch of 2."""
-        tries = model_inputs.count(self.specs)
-        for k in range(tries):
-            run = self.attempt(model_inputs.candidate(self.specs, k), self.seed)
+        tries = [model_inputs.candidate(self.specs, k) for k in range(model_inputs.count(self.specs))]
+        kinds = model_inputs.dims(self.specs)
+        if any(kind != "batch" for kind in kinds.values()):
+            tries += [
+                {d: b if kind == "batch" else n for d, kind in kinds.items()} for b in (2, 1) for n in self.lengths
+            ]
+        for sizes in tries:
+            run = self.attempt(sizes, self.seed)
             if run is not None:
                 return run
         shapes = model_inputs.sizes(self.specs, 0)
         raise ModelError(
-            f"the model runs at none of the {tries} input sizes tried, declare its input dimensions: "
+            f"the model runs at none of the {len(tries)} input sizes tried, declare its input dimensions: "
             f"at {', '.join(f'{quote(k)} {list(v)}' for k, v in shapes.items())} onnxruntime says: {self.complaint}"
         )
 
@@ -384,6 +392,16 @@ class _Runner:
                 continue
             return _Run(feed, sizes, dict(zip(names, results, strict=True)))
         return None
+
+
+_LONGEST, _MOST_LENGTHS = 4096, 64
+
+
+def _written_lengths(known: Constants) -> list[int]:
+    """Return the numbers in small integer constants: a length that an export has baked in stands in one of them."""
+    small = (t for t in known.values() if t.size <= 8 and t.dtype in (ir.DataType.INT64, ir.DataType.INT32))
+    found = sorted({int(n) for t in small for n in t.numpy().reshape(-1) if 2 <= n <= _LONGEST})
+    return found[:_MOST_LENGTHS]
 
 
 _OTHERS = 5

@@ -2,11 +2,13 @@
 
 Without a constraint a unit is one label. Labels under rectangles and derivations are tried as *columns* (the last axis
 of every rectangle is free, the others are tied), then as rows; the way that covers more weight wins, the finer one
-where they cover the same.
+where they cover the same. Groups of grouped convolutions may also lose equal numbers of any columns. Labels that had
+better go two by two do so unless that covers much less.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -14,6 +16,7 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.balance import balanced
 from onnxprune.coupling import Coupling
 from onnxprune.labels import Array, Labels, UnionFind, settle
 
@@ -63,6 +66,21 @@ class Units:
         return groups
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How the labels of a component are read: which axis of its rectangles is free, and whether pairs are kept.
+
+    Attributes:
+        free: the axis, counted from the end.
+        paired: whether labels that had better go two by two do so.
+        matched: whether the groups of grouped convolutions lose equal numbers rather than the same columns.
+    """
+
+    free: int
+    paired: bool
+    matched: bool = False
+
+
 @dataclass
 class _Attempt:
     """One way to read the rectangles: the classes it makes, and which roots may go."""
@@ -75,23 +93,30 @@ def find_units(coupling: Coupling) -> Units:
     """Returns the units and groups of a coupled model."""
     labels = coupling.labels
     reasons = coupling.settled()
-    rectangles = _distinct_rectangles(labels, reasons)
-    component = _components(labels, rectangles, reasons)
+    products = _distinct_rectangles(labels, labels.rectangles, reasons)
+    balances = _distinct_rectangles(labels, labels.balances, reasons)
+    component = _components(labels, [*products, *balances], reasons)
     weight = _weights(coupling)
     produced = np.zeros(len(labels.classes), bool)
     for a in coupling.produced:
         produced[a.ravel()] = True
-    depth = max((r.ndim for r in rectangles), default=1)
-    attempts = [_attempt(labels, rectangles, free) for free in range(1, depth + 1)]
-    best = _choose(attempts, component, weight, produced)
-    final = _attempt(labels, rectangles, 1, best=best, component=component)
+    depth = max((r.ndim for r in [*products, *balances]), default=1)
+    paired = (True, False) if labels.pairs else (False,)
+    ways = [_Way(free, pairs) for pairs in paired for free in range(1, depth + 1)]
+    ways += [_Way(1, pairs, matched=True) for pairs in paired if balances]
+
+    def attempt(ways: Sequence[_Way], choice: Array) -> _Attempt:
+        return _attempt(labels, products, balances, ways, choice, reasons)
+
+    attempts = [attempt([way], np.zeros(len(component), np.int64)) for way in ways]
+    final = attempt(ways, _choose(attempts, component, weight, produced)[component])
     return _assemble(coupling, final, produced, reasons)
 
 
-def _distinct_rectangles(labels: Labels, reasons: Array) -> list[Array]:
+def _distinct_rectangles(labels: Labels, rectangles: Sequence[Array], reasons: Array) -> list[Array]:
     """Returns each rectangle with anything free in it once, however it is turned, as roots without repeated rows."""
     found: dict[bytes, Array] = {}
-    for a in {id(a): a for a in labels.rectangles}.values():
+    for a in {id(a): a for a in rectangles}.values():
         roots = labels.find(a).reshape([n for n in a.shape if n > 1])
         if (reasons[roots] >= 0).all():
             continue
@@ -120,6 +145,8 @@ def _components(labels: Labels, rectangles: list[Array], reasons: Array) -> Arra
 
     for r in rectangles:
         link(r.reshape(1, -1))
+    for one, other in labels.pairs:
+        link(np.concatenate([one, other])[None])
     for d in labels.derivations:
         link(np.concatenate([d.parents[:, None], d.children], axis=1))
     return links.find(np.arange(len(labels.classes)))
@@ -127,23 +154,33 @@ def _components(labels: Labels, rectangles: list[Array], reasons: Array) -> Arra
 
 def _attempt(
     labels: Labels,
-    rectangles: list[Array],
-    free_from_end: int,
-    *,
-    best: Array | None = None,
-    component: Array | None = None,
+    products: list[Array],
+    balances: list[Array],
+    ways: Sequence[_Way],
+    choice: Array,
+    reasons: Array,
 ) -> _Attempt:
-    """Ties every rectangle along all axes but one, counted from its end (or as `best` says for its component)."""
+    """Ties every rectangle along all axes but one, and pairs, in the one of `ways` that is the choice of each label."""
     classes = labels.classes.copy()
-    for r in rectangles:
-        choice = free_from_end if best is None or component is None else int(best[component[r].max()])
-        keep = max(r.ndim - choice, 0)
+    matched = []
+    for r in [*products, *balances]:
+        way = ways[choice[r.ravel()[int((reasons[r.ravel()] < 0).argmax())]]]
+        if way.matched and any(r is b for b in balances):
+            matched.append(r)
+            continue
         for axis in range(r.ndim):
-            if axis != keep:
+            if axis != max(r.ndim - way.free, 0):
                 classes.union(r, r.take([0], axis))
+    paired = np.array([way.paired for way in ways])
+    for one, other in labels.pairs:
+        wanted = paired[choice[one]] & paired[choice[other]]
+        classes.union(one[wanted], other[wanted])
     reasons = settle(labels, classes)
     roots = classes.find(np.arange(len(classes)))
     removable = (reasons < 0)[roots]
+    if matched:
+        removable &= ~balanced(classes, removable, matched)
+        roots = classes.find(roots)
     for d in labels.derivations:  # a parent with several children goes only with the last of them: it stays
         parents, children = classes.find(d.parents), classes.find(d.children)
         several = (children != children[:, :1]).any(axis=1)
@@ -169,7 +206,7 @@ def _choose(attempts: list[_Attempt], component: Array, weight: Floats, produced
     for k in range(1, len(attempts)):
         better = cover[k] > 1.25 * np.take_along_axis(cover, best[None], 0)[0] + 1e-9
         best[better] = k
-    return best + 1
+    return best
 
 
 def _weights(coupling: Coupling) -> Floats:

@@ -263,7 +263,7 @@ def test_a_fixed_axis_freezes_what_it_meets() -> None:
     w = World(0)
     out = w.verbs.unify(Tensor((2, 3), (w.labels.fresh(1, 3),)), Tensor((2, 3)))
     assert out.arrays == ()
-    assert w.labels.reasons[0].why == "meets an axis of fixed size"
+    assert w.labels.reasons[0].why == "meets a value of which everything stays along this axis"
 
 
 def test_a_sum_over_slots_that_are_not_zero_ties_them() -> None:

@@ -10,17 +10,19 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from onnxprune.labels import Array
-from onnxprune.ops.linear import linear_conv
+from onnxprune.ops.linear import linear_conv, linear_conv_transpose
 from onnxprune.ops.registry import Need, Node, Shape, Site, Sized, Unsupported, operator
 from onnxprune.tensors import Tensor
 
 conv = operator(
-    "Conv", doc="input channels with weight axis 1, output channels with weight axis 0 and bias; groups as rectangles"
+    "Conv",
+    doc="input channels with weight axis 1, output channels with weight axis 0 and bias; equally many in every group",
 )
 conv_transpose = operator(
     "ConvTranspose", doc="input channels with weight axis 0, output channels with axis 1 and bias"
 )
 conv.linear(linear_conv)
+conv_transpose.linear(linear_conv_transpose)
 
 
 @conv.coupling
@@ -67,25 +69,25 @@ def _grouped(op: Site, x: Tensor, w: Tensor, w_slot: int, group: int, transposed
     """Returns (n, group x o) labels: a group lives as long as any of its outputs and any of its inputs does."""
     n, channels = x.shape
     outs = w.shape[1] if transposed else w.shape[0] // group
-    rows = op.reshape(op.tie(x, 0), (n, group, channels // group))
-    if w_slot not in op.direct:
+    x = op.tidy(x)
+    if w_slot not in op.direct or x.labelled(0):
+        rows = op.reshape(x, (n, group, channels // group))
         factor = op.reshape(w, (group, channels // group, outs) if transposed else (group, outs, channels // group))
         equation = "ngc,gco->ngo" if transposed else "ngc,goc->ngo"
         y = op.product_of(equation, [rows, factor], [False, op.is_static(w_slot)])
         return op.reshape(y, (n, group * outs))
-    o, c = op.labels.fresh(1, group, outs), rows.on(2)
+    o, heads = op.labels.fresh(group, outs), op.labels.fresh(group, 1)
     op.produce(o)
-    heads = op.labels.fresh(1, group, 1)
     op.derive(heads, o)
-    owner = rows.on(1)
-    if owner is None:
-        op.freeze(heads, "reads channels of fixed number")
+    given = x.on(1)
+    cells = heads
+    if given is None:
+        op.freeze(heads, "its input channels all stay")
     else:
-        op.derive(heads, owner) if owner.shape[2] > 1 else op.labels.union(heads, owner)
-    op.remember(o)
-    op.claims[w_slot] = _weight_arrays(
-        o[0], heads[0] if c is None else c[0], w.shape, len(op.shape(w_slot)), transposed
-    )
+        cells = given.reshape(group, channels // group)
+        op.derive(heads, cells)
+    op.labels.balances += [o, cells]
+    op.claims[w_slot] = _weight_arrays(o, cells, w.shape, len(op.shape(w_slot)), transposed)
     y = Tensor((n, group * outs), (o.reshape(1, -1),) if o.size > 1 else (), frozenset({1}))
     return op.tidy(y)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from onnxprune.ops.conv import convolve, living_groups, macs_conv, with_bias
+from onnxprune.ops.linear import linear_fused_conv, linear_fused_gemm, linear_fused_matmul
 from onnxprune.ops.matmul import macs_gemm, matrix_product
 from onnxprune.ops.normalization import (
     mean_and_variance,
@@ -85,7 +86,10 @@ def _turned(op: Site, t: Tensor, name: str) -> Tensor:
 
 
 fused_conv.macs(macs_conv)
+fused_conv.linear(linear_fused_conv)
 fused_gemm.macs(macs_gemm)
+fused_gemm.linear(linear_fused_gemm)
+fused_matmul.linear(linear_fused_matmul)
 
 
 @fused_matmul.macs

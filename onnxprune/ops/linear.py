@@ -7,7 +7,7 @@ outputs, at the same sampled places.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -26,11 +26,29 @@ class Linear(Protocol):
         weight: input slot of the weight.
         bias: input slot of a bias over the outputs, or None where the node takes none.
         channel: axis of the node's output that holds the outputs.
+        direct: what the node makes is not linear in the weight (an activation or a cell stands behind): the old
+            weights tell what is wanted.
     """
 
-    weight: int
-    bias: int | None
-    channel: int
+    @property
+    def weight(self) -> int:
+        """The input slot of the weight."""
+        ...
+
+    @property
+    def bias(self) -> int | None:
+        """The input slot of the bias, if there can be one."""
+        ...
+
+    @property
+    def channel(self) -> int:
+        """The axis of the outputs."""
+        ...
+
+    @property
+    def direct(self) -> bool:
+        """Whether the old weights tell what is wanted."""
+        ...
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
         """Returns a weight, or labels broadcast to its shape, as (groups, outputs, features)."""
@@ -65,6 +83,7 @@ class LinearConv:
     weight: int = 1
     bias: int | None = 2
     channel: int = 1
+    direct: bool = False
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
         """Returns (groups, outputs, channels x taps)."""
@@ -106,6 +125,7 @@ class LinearProduct:
     weight: int = 1
     bias: int | None = None
     channel: int = -1
+    direct: bool = False
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
         """Returns (1, outputs, features)."""
@@ -128,6 +148,156 @@ class LinearProduct:
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the outputs at `places`."""
         return y.reshape(1, -1, y.shape[-1]).take(places, axis=1)
+
+
+@dataclass(frozen=True)
+class LinearConvTranspose:
+    """A transposed convolution: a plain one, with the kernel turned, over the input with zeros between its elements."""
+
+    shape: Shape
+    strides: Sequence[int]
+    plain: LinearConv
+    weight: int = 1
+    bias: int | None = 2
+    channel: int = 1
+    direct: bool = False
+
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """Returns (groups, outputs, channels x taps)."""
+        groups, outs = self.plain.groups, self.shape[1]
+        turned = np.flip(weight, tuple(range(2, len(self.shape)))).reshape(groups, -1, outs, *self.shape[2:])
+        return np.moveaxis(turned, 2, 1).reshape(groups, outs, -1)
+
+    def restore(self, matrix: np.ndarray) -> np.ndarray:
+        """Returns (channels, outputs of a group, *kernel)."""
+        groups, outs = self.plain.groups, self.shape[1]
+        turned = np.moveaxis(matrix.reshape(groups, outs, -1, *self.shape[2:]), 1, 2).reshape(self.shape)
+        return np.ascontiguousarray(np.flip(turned, tuple(range(2, len(self.shape)))))
+
+    def places(self, shape: Shape, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Returns flat spatial positions, the same in every sample."""
+        return self.plain.places(shape, share, rng)
+
+    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Returns the windows that make the outputs at `places`, channel by channel."""
+        spread = [(n - 1) * step + 1 for n, step in zip(x.shape[2:], self.strides, strict=True)]
+        wide = np.zeros((*x.shape[:2], *spread), x.dtype)
+        wide[(slice(None), slice(None), *(slice(None, None, step) for step in self.strides))] = x
+        return self.plain.patches(wide, places)
+
+    def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Returns the outputs at `places`."""
+        return self.plain.outputs(y, places)
+
+
+@dataclass(frozen=True)
+class LinearCell:
+    """The product of a recurrent cell's inputs with W: one group for each direction."""
+
+    directions: int
+    weight: int = 1
+    bias: int | None = 3
+    channel: int = -1
+    direct: bool = True
+
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """Returns (directions, gates x hidden, features), as it is."""
+        return weight
+
+    def restore(self, matrix: np.ndarray) -> np.ndarray:
+        """Returns the weight, as it is."""
+        return matrix
+
+    def places(self, shape: Shape, share: float, rng: np.random.Generator) -> np.ndarray:
+        """Returns steps of samples."""
+        return _some(int(np.prod(shape)) // self._width(shape), share, rng)
+
+    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Returns what is read at these steps, the same in each direction."""
+        rows = x.reshape(1, -1, x.shape[-1]).take(places, axis=1)
+        return np.broadcast_to(rows, (self.directions, *rows.shape[1:]))
+
+    def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Raises: what the gates are fed is not among the node's outputs."""
+        raise NotImplementedError("a recurrent cell does not show what its gates are fed")
+
+    def _width(self, shape: Shape) -> int:
+        return shape[-1]
+
+
+@dataclass(frozen=True)
+class LinearState(LinearCell):
+    """The product of a recurrent cell's own state with R, as the states of all steps tell; `x` is the node's output Y.
+
+    Attributes:
+        batch_first: Y is (batch, steps, directions, hidden), else (steps, directions, batch, hidden).
+        gates: how many there are.
+        apart: the last gate reads something else than the state.
+    """
+
+    batch_first: bool = False
+    gates: int = 4
+    apart: bool = False
+    weight: int = 2
+
+    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Returns the states after these steps, in each direction."""
+        rows = np.moveaxis(x, 2 if self.batch_first else 1, 0)
+        return rows.reshape(self.directions, -1, x.shape[-1]).take(places, axis=1)
+
+    def _width(self, shape: Shape) -> int:
+        return shape[-1] * self.directions
+
+
+def _some(rows: int, share: float, rng: np.random.Generator) -> Places:
+    return np.sort(rng.choice(rows, max(1, round(share * rows)), replace=False))
+
+
+def linear_conv_transpose(node: Node) -> LinearConvTranspose | None:
+    """Returns a transposed convolution as a matrix, None where its padding is not written down."""
+    shape, rank = node.shape(1), len(node.shape(1)) - 2
+    auto = node.attr("auto_pad", "NOTSET")
+    if (auto if isinstance(auto, str) else auto.decode()) != "NOTSET" or node.attr("output_shape") is not None:
+        return None
+    strides, dilations = list(node.attr("strides", [1] * rank)), list(node.attr("dilations", [1] * rank))
+    pads, more = list(node.attr("pads", [0] * 2 * rank)), list(node.attr("output_padding", [0] * rank))
+    around = [dilations[k] * (shape[2 + k] - 1) for k in range(rank)]
+    begin = [around[k] - pads[k] for k in range(rank)]
+    end = [around[k] - pads[k + rank] + more[k] for k in range(rank)]
+    if min(begin + end) < 0:
+        return None
+    groups = node.attr("group", 1)
+    turned = (shape[1] * groups, shape[0] // groups, *shape[2:])
+    return LinearConvTranspose(shape, strides, LinearConv(turned, groups, [1] * rank, dilations, [*begin, *end]))
+
+
+def linear_cells(node: Node) -> tuple[LinearCell, ...]:
+    """Returns the two products of a recurrent cell: with its inputs, and with its own state."""
+    directions, gates = node.shape(1)[0], node.shape(1)[1] // node.shape(2)[2]
+    apart = node.op == "GRU" and not node.attr("linear_before_reset", 0)  # the reset state is what that gate reads
+    state = LinearState(directions, batch_first=bool(node.attr("layout", 0)), gates=gates, apart=apart)
+    return LinearCell(directions), state
+
+
+def linear_fused_conv(node: Node) -> LinearConv | None:
+    """Returns a convolution with an activation behind it as a matrix."""
+    view = linear_conv(node)
+    return view and replace(view, direct=True)
+
+
+def linear_fused_gemm(node: Node) -> LinearProduct | None:
+    """Returns a Gemm with an activation behind it as a matrix."""
+    view = linear_gemm(node)
+    return view and replace(view, direct=True)
+
+
+def linear_fused_matmul(node: Node) -> LinearProduct | None:
+    """Returns a product of factors as they stand, the second perhaps transposed, as a matrix."""
+    turned = ("transA", "transBatchA", "transBatchB")
+    if node.attr("alpha", 1.0) != 1 or any(node.attr(name, 0) for name in turned):
+        return None
+    view = linear_matmul(node)
+    return view and replace(view, transposed=bool(node.attr("transB", 0)))
 
 
 def linear_conv(node: Node) -> LinearConv | None:

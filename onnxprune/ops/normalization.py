@@ -98,7 +98,7 @@ def mean_and_variance(op: Site, x: Tensor, *params: Tensor | None, axis: int = -
         y = Tensor(y.shape, y.arrays, frozenset(k for k in axes if y.labelled(k)))
         stats = op.reduce(y, axes, keepdims=True, exact=True)
     else:
-        y = op.tie(y, *axes, why="mean and variance run over the axis")
+        y = op.tie(y, *axes, why="mean and variance run over these channels (--approximate opens them)")
         stats = op.reduce(y, axes, keepdims=True, exact=False)
     return y, Tensor(stats.shape, stats.arrays)
 
@@ -116,7 +116,7 @@ def root_mean_square(op: Site, x: Tensor, scale_slot: int) -> Tensor:
     able = op.approximate or scale_slot in op.direct
     for axis in axes:
         if not (able and (op.approximate or axis in x.zero)):
-            x = op.tie(x, axis, why="a mean of squares over slots that are not zero when cut")
+            x = op.tie(x, axis, why="averages squares of channels that are not zero once they are cut")
     y = op.unify(x, op[scale_slot], zero="any")
     return Tensor(y.shape, y.arrays, frozenset(k for k in range(rank) if y.labelled(k) and (k in axes or k in x.zero)))
 

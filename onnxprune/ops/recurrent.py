@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from onnxprune.labels import Array
+from onnxprune.ops.linear import linear_cells
 from onnxprune.ops.registry import Need, Node, Shape, Site, Sized, Unsupported, operator
 from onnxprune.tensors import Tensor
 
 cells = operator(
     "LSTM", "GRU", "RNN", doc="hidden units with their rows in every gate, the recurrent columns and the states"
 )
+cells.linear(linear_cells)
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 PEEPHOLES = 3
 SILENT = {"Tanh", "Relu", "LeakyRelu", "ScaledTanh", "ThresholdedRelu", "Softsign", "Elu"}  # f(0) = 0

@@ -65,7 +65,7 @@ def couple_mean(op: Site) -> Tensor:
     exact_or_opened = (
         op[0] if not op.approximate else Tensor(op[0].shape, op[0].arrays, frozenset(range(len(op[0].shape))))
     )
-    why = "a mean over slots that are not zero when cut"
+    why = "averages channels that are not zero once they are cut"
     axes = reduced_axes(op, 18)
     return op.reduce(exact_or_opened, axes, keepdims=bool(op.attr("keepdims", 1)), exact=True, why=why)
 
@@ -91,7 +91,7 @@ def couple_tying(op: Site) -> Tensor:
         freeze_zero_axes(op, op[0], "the logarithm of a sum that would be zero where it is cut")
     # an extreme is that of the kept slots and of 0, which the cut ones are
     exact = op.op in ("ReduceMax", "ReduceMin") and op.version >= 8
-    why = "not exact over slots that are not zero when cut"
+    why = "compares channels that are not zero once they are cut"
     out = op.reduce(op[0], reduced_axes(op, 18), keepdims=bool(op.attr("keepdims", 1)), exact=exact, why=why)
     return out if op.op in ("ReduceMax", "ReduceMin", "ReduceProd") else Tensor(out.shape, out.arrays)
 
@@ -130,7 +130,9 @@ def couple_along(op: Site) -> Tensor:
     else:
         axis = op.value(1)
         axes = list(range(rank)) if axis is None else [int(axis.reshape(-1)[0]) % rank]
-    t = op.tie(op[0], *(k for k in axes if k not in op[0].zero), why="runs along slots that are not zero when cut")
+    t = op.tie(
+        op[0], *(k for k in axes if k not in op[0].zero), why="runs along channels that are not zero once they are cut"
+    )
     return t if op.op == "LpNormalization" else Tensor(t.shape, t.arrays, t.zero - set(axes))
 
 

@@ -94,7 +94,9 @@ class Site(Node, Verbs):
         approximate: bool = False,
     ) -> None:
         Node.__init__(self, node, version, trace)
-        Verbs.__init__(self, labels, Reason(where, node.op_type, "couples all indices of the axis"), approximate)
+        Verbs.__init__(
+            self, labels, Reason(where, node.op_type, "every result depends on all channels of the axis"), approximate
+        )
         self.inputs = list(inputs)
         self.claims: dict[int, tuple[np.ndarray, ...]] = {}
         self.produced: list[np.ndarray] = []

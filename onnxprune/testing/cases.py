@@ -141,7 +141,7 @@ class _Builder:
 
     def weight(self, shape: Sequence[int], *, positive: bool = False, dtype: str = "float32") -> str:
         if np.dtype(dtype).kind in "iu":
-            return self.constant(self.rng.integers(1, 100, shape).astype(dtype), "w")
+            return self.constant(self.rng.integers(1, 65, shape).astype(dtype), "w")  # two products fit into 16 bits
         values = self.rng.normal(size=shape)
         signs = np.where((values < 0) & (not positive), -1.0, 1.0)
         return self.constant((signs * (0.3 + np.abs(values))).astype(dtype), "w")  # none is near 0: a cut is seen

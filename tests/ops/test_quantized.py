@@ -53,8 +53,8 @@ class Net:
         return self.constant(self.rng.uniform(0.01, 0.03, shape).astype("float32"))
 
     def ints(self, *shape: int, dtype: str = "int8", low: int | None = None, high: int | None = None) -> str:
-        low = (-100 if dtype != "uint8" else 20) if low is None else low
-        high = (100 if dtype != "uint8" else 235) if high is None else high
+        low = (-64 if dtype != "uint8" else 20) if low is None else low  # so small that 16-bit sums can't overflow
+        high = (64 if dtype != "uint8" else 235) if high is None else high
         return self.constant(self.rng.integers(low, high, shape).astype(dtype))
 
     def node(self, op: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> Any:
@@ -660,3 +660,32 @@ def embedding_in_blocks(n: Net) -> str:
     w = n.ints(10, 32, dtype="uint8", low=0, high=256), index, n.scales(10, 4)
     y = n.node("GatherBlockQuantized", *w, domain=MS, block_size=16, gather_axis=0, quantize_axis=1, bits=4)
     return str(n.node("MatMul", y, n.floats(64, 3)))
+
+
+# ---------------------------------------------------------------- sums of two products that overflow 16 bits
+def overflowing(n: Net, rows: int, columns: int) -> str:
+    """Returns a weight two neighbours of which overflow with large activations."""
+    return n.ints(rows, columns, low=100, high=127)
+
+
+@net(4, 4)
+def large_weights_go_in_pairs(n: Net) -> str:
+    """Eight hidden numbers go two by two; of seven the last has no neighbour."""
+    hidden = n.node("Relu", n.node("MatMul", n.input(5), n.floats(5, 8)))
+    q, _, z = n.node("DynamicQuantizeLinear", hidden, outputs=3)
+    y = n.node("Cast", n.node("MatMulInteger", q, overflowing(n, 8, 7), z), to=TensorProto.FLOAT)
+    q, _, z = n.node("DynamicQuantizeLinear", n.node("Mul", y, n.number(1e-4)), outputs=3)
+    return str(n.node("Cast", n.node("MatMulInteger", q, overflowing(n, 7, 3), z), to=TensorProto.FLOAT))
+
+
+@net(6)
+def large_weights_without_pairs(n: Net) -> str:
+    """Pairs that are shifted against each other would tie everything: units do without them."""
+    hidden = n.node("Relu", n.node("MatMul", n.input(5), n.floats(5, 6)))
+    turned = n.node("Gather", hidden, n.constant(np.roll(np.arange(6), 1)), axis=1)
+    ends = []
+    for x in (hidden, turned):
+        q, _, z = n.node("DynamicQuantizeLinear", x, outputs=3)
+        weight = n.constant(np.array([[127, 2, 3]] + [[1, -1, 1]] * 5, np.int8))  # one large number can't overflow
+        ends.append(n.node("Cast", n.node("MatMulInteger", q, weight, z), to=TensorProto.FLOAT))
+    return str(n.node("Add", *ends))
