@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxprune.benchmark import bench
+    from onnxprune.comparison import validate
     from onnxprune.errors import (
         DataError,
         GateError,
@@ -27,16 +29,22 @@ if TYPE_CHECKING:
         UsageError,
         ValidationError,
     )
+    from onnxprune.gate import Verdict, judge
+    from onnxprune.gate_limits import Limits
     from onnxprune.pipeline import Result, inspect, prune
     from onnxprune.plan import Plan
-    from onnxprune.report import Inspection, Report
+    from onnxprune.report import Comparison, Inspection, Report
+    from onnxprune.timing import Timing
+    from onnxprune.tradeoff import Sweep, sweep
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "DataError",
     "GateError",
     "Inspection",
+    "Limits",
     "ModelError",
     "NothingToPruneError",
     "OnnxPruneError",
@@ -45,21 +53,37 @@ __all__ = [
     "Report",
     "Result",
     "RunError",
+    "Sweep",
     "TargetError",
+    "Timing",
     "UsageError",
     "ValidationError",
+    "Verdict",
     "__version__",
+    "bench",
     "inspect",
+    "judge",
     "prune",
+    "sweep",
+    "validate",
 ]
 
 _HOME_OF = {
+    "Comparison": "report",
     "Inspection": "report",
+    "Limits": "gate_limits",
     "Plan": "plan",
     "Report": "report",
-    "Result": "pipeline",
+    "Result": "result",
+    "Sweep": "tradeoff",
+    "Timing": "timing",
+    "Verdict": "gate",
+    "bench": "benchmark",
     "inspect": "pipeline",
+    "judge": "gate",
     "prune": "pipeline",
+    "sweep": "tradeoff",
+    "validate": "comparison",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -12,8 +12,8 @@ from onnxprune.criteria.kinds import Scores
 from onnxprune.cut import masked
 from onnxprune.cutting import Cutting
 from onnxprune.frontier import Feed
+from onnxprune.running import Outputs, ready, run_all
 from onnxprune.units import Units
-from onnxprune.validation import Outputs, ready, run_all
 
 BATCHES = 4
 
@@ -22,7 +22,7 @@ def rank_by_outputs(
     units: Units,
     criterion: OnOutputs,
     wanted: Sequence[bool],
-    batches: Sequence[Feed],
+    batches: Iterable[Feed],
     providers: Sequence[str],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Scores | None, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.constants import constants
 from onnxprune.criteria import Inputs, OnInputs
 from onnxprune.criteria.kinds import Scores
-from onnxprune.frontier import Feed, Frontier, Spool
+from onnxprune.frontier import Frontier, Spool
 from onnxprune.labels import Array
 from onnxprune.layers import Layer, find_layers
 from onnxprune.units import Group, Units
@@ -80,7 +80,7 @@ class Sums:
 def rank_by_inputs(
     units: Units,
     criterion: OnInputs,
-    batches: Sequence[Feed],
+    batches: Iterable[Mapping[str, np.ndarray]],
     providers: Sequence[str],
     seed: int,
     progress: Progress | None = None,
@@ -109,7 +109,7 @@ def rank_by_inputs(
 
 def gather(
     units: Units,
-    batches: Sequence[Feed],
+    batches: Iterable[Mapping[str, np.ndarray]],
     providers: Sequence[str],
     products: bool,
     seed: int,

@@ -5,32 +5,63 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from math import gcd
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxprune.knapsack import Counts, solve
 from onnxprune.labels import Array
 from onnxprune.scoring import Scores
 from onnxprune.units import Group, Units
 
+if TYPE_CHECKING:
+    from onnxprune.sensitivity import Sensitivity
+
 ADDITIONS = {"Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "FusedConv", "QLinearAdd"}
 
 
-Counts = tuple[int, ...]
-
-
-def at_ratio(units: Units, ratio: float, *, align: int, chosen: Sequence[bool]) -> Counts:
-    """Returns how many units of each group go: floor(ratio x n) of every chosen one.
+def at_ratio(units: Units, ratio: float, *, steps: Counts, most: Counts) -> Counts:
+    """Returns how many units of each group go: floor(ratio x n) of each, as far as its cap and its steps let them.
 
     Args:
         units: the removable units.
         ratio: share of units to cut, at least 0 and below 1.
-        align: kept counts are rounded up to multiples of it.
-        chosen: for each group whether it may be cut.
+        steps: for each group, what kept counts are rounded up to multiples of.
+        most: for each group, how many units may go at most.
     """
     return tuple(
-        cut_count(len(group), ratio, align, _width(units, group)) if ok else 0
-        for group, ok in zip(units.groups, chosen, strict=True)
+        _on_step(len(group), min(int(ratio * len(group) + 1e-9), cap), step)
+        for group, step, cap in zip(units.groups, steps, most, strict=True)
     )
+
+
+def steps_of(units: Units, align: int) -> Counts:
+    """Returns for each group the step of kept units that makes kept channels multiples of `align`."""
+    return tuple(align // gcd(align, _width(units, group)) for group in units.groups)
+
+
+def filled(excess: Callable[[Counts], float], counts: Counts, units: Units, steps: Counts) -> Counts:
+    """Returns counts that give back what a budget leaves unused: step by step, the largest that fits first.
+
+    Args:
+        excess: how far counts overshoot the budget; zero or less where they hold it.
+        counts: counts that hold it.
+        units: the removable units.
+        steps: for each group, the multiple that kept counts are.
+    """
+    now = list(counts)
+
+    def back(g: int) -> Counts:
+        n = len(units.groups[g])
+        return (*now[:g], max(n - ((n - now[g]) // steps[g] + 1) * steps[g], 0), *now[g + 1 :])
+
+    if not excess(counts) <= 0:
+        return counts
+    left = sorted(((-excess(back(g)), g) for g, count in enumerate(counts) if count), key=lambda item: item[0])
+    for _, g in left:
+        while now[g] and excess(back(g)) <= 0:
+            now[g] = back(g)[g]
+    return tuple(now)
 
 
 def to_target(cost: Callable[[Counts], float], at: Callable[[float], Counts], target: float) -> Counts | None:
@@ -87,12 +118,9 @@ def streams(units: Units) -> list[bool]:
     return found[:-1]
 
 
-def cut_count(units: int, ratio: float, align: int, width: int) -> int:
-    """Returns how many of a group's units go so that kept channels (units x width) are a multiple of `align`."""
-    kept = units - int(ratio * units + 1e-9)
-    step = align // gcd(align, width)
-    kept = -(-kept // step) * step
-    return max(units - kept, 0)
+def _on_step(units: int, count: int, step: int) -> int:
+    """Returns the largest count up to `count` that leaves a multiple of `step`, or 0."""
+    return max(units - -(-(units - count) // step) * step, 0)
 
 
 def _width(units: Units, group: Group) -> int:
@@ -129,3 +157,80 @@ def names_of(units: Units, group: Group) -> set[str]:
         use = units.coupling.uses[u]
         names |= {use.name, units.coupling.nodes[use.node].name or ""}
     return names - {""}
+
+
+def by_sensitivity(
+    sensitivity: Sensitivity,
+    excess: Callable[[Counts], float],
+    *,
+    steps: Counts,
+    most: Counts,
+    levels: Sequence[Sequence[int]] | None = None,
+) -> Counts | None:
+    """Returns the counts within a budget that move the outputs least, None where no counts are within it.
+
+    The divergences of groups cut alone are added up; between measured levels their square roots are lines.
+
+    Args:
+        sensitivity: what each group costs the outputs; a group that was not measured loses nothing.
+        excess: how far counts are over the budget, zero or less within it.
+        steps: for each group, the multiple that kept counts are where any unit goes.
+        most: for each group, how many units may go at most.
+        levels: for each group, the kept counts to choose from; None: all.
+    """
+    allowed, losses = [], []
+    for g, (curve, step, cap) in enumerate(zip(sensitivity.curves, steps, most, strict=True)):
+        counts = np.arange(min(curve.counts[-1], curve.units - 1, cap) + 1)
+        counts = counts[(counts == 0) | ((curve.units - counts) % step == 0)]
+        if levels is not None:
+            counts = counts[(counts == 0) | np.isin(curve.units - counts, levels[g])]
+        level = np.sqrt(np.maximum.accumulate(curve.divergence))
+        allowed.append(counts)
+        losses.append(np.interp(counts, curve.counts, level) ** 2)
+    return solve(allowed, losses, excess)
+
+
+def by_importance(
+    units: Units,
+    scores: Sequence[Scores],
+    *,
+    steps: Counts,
+    most: Counts,
+    ratio: float | None = None,
+    excess: Callable[[Counts], float] | None = None,
+    costs: Sequence[float] | None = None,
+) -> Counts | None:
+    """Returns the counts when units of all groups are compared: those of least importance for their cost go.
+
+    None where no counts are within the budget.
+
+    Args:
+        units: the removable units.
+        scores: importance of each group's units, about 1 on average.
+        steps: for each group, the multiple that kept counts are rounded up to.
+        most: for each group, how many units may go at most; groups of which none may go don't count for the ratio.
+        ratio: the share of all units to cut (rounded down), or None with a budget.
+        excess: how far counts are over a budget, zero or less within it; None with a ratio.
+        costs: what one unit of each group takes along; None: all alike.
+    """
+    ends = [min(len(group) - 1, cap) for group, cap in zip(units.groups, most, strict=True)]
+    price = np.maximum(np.ones(len(ends)) if costs is None else np.asarray(costs, np.float64), 1e-30)
+    keys = [np.sort(own)[:end] / price[g] for g, (own, end) in enumerate(zip(scores, ends, strict=True))]
+    owners = np.repeat(np.arange(len(ends)), ends)
+    order = owners[np.argsort(np.concatenate([np.zeros(0), *keys]), kind="stable")]
+
+    def at(gone: int) -> Counts:
+        counts = np.bincount(order[:gone], minlength=len(ends)).tolist()
+        return tuple(_on_step(len(g), c, step) for g, c, step in zip(units.groups, counts, steps, strict=True))
+
+    if ratio is not None:
+        total = sum(len(group) for group, end in zip(units.groups, ends, strict=True) if end)
+        return at(min(int(ratio * total + 1e-9), len(order)))
+    assert excess is not None
+    if excess(at(len(order))) > 0:
+        return None
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if excess(at(middle)) <= 0 else (middle + 1, high)
+    return at(high)

@@ -9,7 +9,7 @@ are cut: the cut itself comes afterwards and stays exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,24 +20,20 @@ from onnxprune.coupling import Use
 from onnxprune.cutting import Cutting
 from onnxprune.edit import add_constant, replace_constant
 from onnxprune.frontier import Feed, Frontier, Spool
+from onnxprune.gathering import bias_of, gather
 from onnxprune.labels import Array
 from onnxprune.layers import Bias, Layer, find_layers
-from onnxprune.moments import Moments, refit_safely
-from onnxprune.obs import Problem, eliminate
-from onnxprune.ops.linear import Linear
+from onnxprune.moments import Bools, Floats, Moments, refit_safely
 from onnxprune.ops.zero_points import blank
 from onnxprune.realign import realigned
 from onnxprune.scoring import Scores
+from onnxprune.selection import Selection
 from onnxprune.tensors import Tensor
 from onnxprune.units import Units
 
 RIDGES = (1e-4, 1e-2, 1.0)
-SHARE = 0.25  # of the positions of a convolution or sequence
-LEAST_ROWS = 24  # rows for each feature that are aimed at, if there are as many
-MOST_ROWS = 1 << 17
-CHECK_EVERY = 8  # one batch in so many is held out to choose the ridge
-MOST_FEATURES = 8192
 UNCHANGED = 1e-5
+MOST_NAMES = 5  # of nodes in a note
 
 
 @dataclass(eq=False)
@@ -61,13 +57,14 @@ def compensate(
     units: Units,
     counts: Sequence[int],
     scores: Sequence[Scores],
-    batches: Sequence[Feed],
+    batches: Iterable[Mapping[str, np.ndarray]],
     *,
     choose: bool,
     mode: str,
     providers: Sequence[str],
     seed: int,
     align: bool = False,
+    known: dict[int, Array] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Compensated:
     """Returns which units to cut and the weights that make up for them.
@@ -82,18 +79,23 @@ def compensate(
         providers: onnxruntime's execution providers.
         seed: of the sampled positions.
         align: put the statistics of these inputs into BatchNormalizations while weights are refitted (made-up inputs).
+        known: see `Selection`; for more walks over the same dense network.
         progress: called with the layers done and their number.
     """
     spool = Spool()
     try:
+        feeds = spool.store(batches)
         if align:
-            units = replace(units, coupling=realigned(units.coupling, batches, providers, spool))
-        return _Walk(units, counts, scores, batches, choose, mode, providers, seed, spool).run(progress)
+            units = replace(units, coupling=realigned(units.coupling, feeds, providers, spool))
+        with np.errstate(all="ignore"):  # weights that are no numbers give moments that are none, and no refit
+            return _Walk(units, counts, scores, feeds, choose, mode, providers, seed, spool, known).run(progress)
     finally:
         spool.close()
 
 
 class _Walk:
+    """The dense and the pruned network side by side, layer after layer."""
+
     def __init__(
         self,
         units: Units,
@@ -105,69 +107,50 @@ class _Walk:
         providers: Sequence[str],
         seed: int,
         spool: Spool,
+        known: dict[int, Array] | None,
     ) -> None:
-        self.units, self.counts, self.scores, self.mode, self.seed = units, counts, scores, mode, seed
+        self.mode, self.choose, self.seed = mode, choose, seed
         self.coupling = units.coupling
-        self.layers = find_layers(self.coupling)
-        self.choose = choose
-        lasting = [(name, layer.index + 1) for layer in self.layers for name in self._read(layer)]
-        self.dense = Frontier(self.coupling, batches, providers, spool, lasting)
-        self.pruned = Frontier(self.coupling, batches, providers, spool, lasting)
-        self.dead = np.zeros(units.count + 1, bool)
+        self.layers = find_layers(self.coupling, direct=True)
+        self.selection = Selection(units, counts, scores, known)
+        lasting = [(name, layer.index + 1) for layer in self.layers for name in _read(layer)]
+        self.ahead, self.dense, self.pruned = (
+            Frontier(self.coupling, batches, providers, spool, lasting) for _ in range(3)
+        )
         self.out = Compensated(np.zeros(0, np.int64))
 
-    def _read(self, layer: Layer) -> list[str]:
-        """Returns the values that a layer's refit looks at."""
-        return [layer.input, layer.output, *([layer.other.name] if layer.other else [])]
-
     def run(self, progress: Callable[[int, int], None] | None) -> Compensated:
-        chosen_late = self._choose_early()
+        self.selection.begin(self.layers, self.ahead, choose=self.choose, mend=self.mode == "lstsq", seed=self.seed)
+        self.ahead.values.clear()
         self._mask_chosen()
-        for done, layer in enumerate(self.layers):
+        for k, layer in enumerate(self.layers):
             if progress is not None:
-                progress(done, len(self.layers))
+                progress(k, len(self.layers))
             self.pruned.advance(layer.index)
             self.dense.advance(layer.index + 1)
-            self._visit(layer, chosen_late.get(layer.index, []))
-        self.out.dead = np.flatnonzero(self.dead[:-1])
+            self._visit(layer, self.selection.late.get(k, []))
+        self.out.dead = np.flatnonzero(self.selection.dead[:-1])
+        if self.mode == "lstsq":
+            self._tell_who_is_left()
         return self.out
 
-    # ---------------------------------------------------------------- choosing
-    def _choose_early(self) -> dict[int, list[int]]:
-        """Chooses for groups that cannot wait for their consumer; returns the groups that each layer chooses."""
-        consumers: dict[int, list[int]] = {}
-        group_of = self.units.group_of
-        for k, layer in enumerate(self.layers):
-            for g in np.unique(group_of[self._units_of(layer.labels)]).tolist():
-                if g >= 0:
-                    consumers.setdefault(g, []).append(k)
-        linear = {layer.index for layer in self.layers}
-        elsewhere = {
-            int(g)
+    def _tell_who_is_left(self) -> None:
+        """Notes the nodes that sum over cut units with weights, or products, that nothing here can refit."""
+        mended = {layer.index for layer in self.layers} | self.selection.mended
+        left = {
+            index: self.coupling.nodes[index]
             for index, labels in self.coupling.contracted
-            if index not in linear
-            for g in np.unique(group_of[self._units_of(labels)])
+            if index not in mended and self.selection.dead[self.selection.unit_of(labels)].any()
         }
-        late: dict[int, list[int]] = {}
-        early: dict[int, list[int]] = {}
-        for g, group in enumerate(self.units.groups):
-            if not self.counts[g]:
-                continue
-            layers = consumers.get(g, [])
-            regular = layers and g not in elsewhere and all(self._regular(self.layers[k], group.units) for k in layers)
-            if not self.choose or not regular:
-                order = np.argsort(self.scores[g], kind="stable")
-                self._cut(group.units[order[: self.counts[g]]], group.units[order])
-            elif len(layers) == 1:
-                late.setdefault(self.layers[layers[0]].index, []).append(g)
-            else:
-                early[g] = layers
-        self._choose_jointly(early)
-        return late
+        if left:
+            names = [f"{node.op_type} {node.name or '#' + str(index)}" for index, node in sorted(left.items())]
+            more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+            listed = ", ".join(names[:MOST_NAMES])
+            self.out.notes.append(f"not refitted, their weights are not float constants of their own: {listed}{more}")
 
     def _mask_chosen(self) -> None:
         """Sets to zero, in the pruned network, what is cut before the walk, where all readers agree."""
-        cutting = Cutting(self.units, np.flatnonzero(self.dead[:-1]))
+        cutting = Cutting(self.selection.units, np.flatnonzero(self.selection.dead[:-1]))
         by_name: dict[str, list[Use]] = {}
         for use in self.coupling.uses:
             by_name.setdefault(use.name, []).append(use)
@@ -180,187 +163,86 @@ class _Walk:
                 content = self.pruned.tensors[name].numpy()
                 self.pruned.weights[name] = np.where(masks[0], content, zero.astype(content.dtype))
 
-    def _regular(self, layer: Layer, units: Array) -> bool:
-        """Returns whether every unit has equally many features here, of one group of the layer."""
-        if len(layer.labels) != 1 or layer.labels.shape[1] > MOST_FEATURES:
-            return False
-        of = self._units_of(layer.labels[0])
-        counts = np.bincount(of[of >= 0], minlength=self.units.count)[units]
-        return bool(counts[0] > 0 and (counts == counts[0]).all())
-
-    def _choose_jointly(self, early: dict[int, list[int]]) -> None:
-        """Chooses for groups with several consumers, from a pass of the dense network."""
-        if not early:
-            return
-        wanted = {k for layers in early.values() for k in layers}
-        frontier = Frontier(
-            self.coupling,
-            self.dense.values,
-            self.dense.providers,
-            self.dense.spool,
-            [(n, layer.index + 1) for layer in self.layers for n in self._read(layer)],
-        )
-        problems: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
-        for k, layer in enumerate(self.layers):
-            if k not in wanted:
-                continue
-            frontier.advance(layer.index + 1)
-            fit, check = self._moments(layer, frontier, frontier)
-            h, r = (fit + check).centred()
-            problems[k] = (h[0], r[0] * layer.gain[:, None], float(layer.gain**2 @ (fit + check).tt[0]))
-        for g, layers in early.items():
-            group = self.units.groups[g]
-            own = [
-                Problem.of(*problems[k][:2], self._features(self.layers[k], group.units), problems[k][2])
-                for k in layers
-            ]
-            gone = eliminate(own, len(group.units), self.counts[g])
-            rest = np.setdiff1d(np.arange(len(group.units)), gone)
-            self._cut(group.units[gone], group.units[np.concatenate([gone, rest])])
-
-    def _features(self, layer: Layer, units: Array) -> Array:
-        """Returns (units, k) the features of each unit."""
-        of = self._units_of(layer.labels[0])
-        order = np.argsort(of, kind="stable")
-        start = np.searchsorted(of[order], units)
-        width = int((of == units[0]).sum())
-        features: Array = order[start[:, None] + np.arange(width)]
-        return features
-
-    def _cut(self, gone: Array, order: Array) -> None:
-        """Marks units as cut, but for one of each family that would die out (the last to go)."""
-        self.dead[gone] = True
-        rank = np.full(self.units.count + 1, -1)
-        rank[order] = np.arange(len(order))
-        for family in self.units.families:
-            if self.dead[family].all():
-                self.dead[family[int(np.argmax(rank[family]))]] = False
-
-    def _units_of(self, labels: Array) -> Array:
-        return np.where(labels >= 0, self.units.of_label[labels], -1)
-
     # ---------------------------------------------------------------- one layer
     def _visit(self, layer: Layer, groups: list[int]) -> None:
         moments: tuple[Moments, Moments] | None = None
         if groups or self.mode != "none":
-            moments = self._moments(layer, self.pruned, self.dense)
-        for g in groups:
-            assert moments is not None
-            both = moments[0] + moments[1]
-            h, r = both.centred()
-            group = self.units.groups[g]
-            features = self._features(layer, group.units)
-            problem = Problem.of(h[0], r[0] * layer.gain[:, None], features, float(both.tt.sum()))
-            gone = eliminate([problem], len(group.units), self.counts[g])
-            rest = np.setdiff1d(np.arange(len(group.units)), gone)
-            self._cut(group.units[gone], group.units[np.concatenate([gone, rest])])
+            moments = gather(layer, self.pruned, self.dense, self.seed)
+        if groups and moments is not None:
+            fit, check = moments
+            fit += check
+            for g in groups:
+                self.selection.eliminate(g, self.selection.problems(layer, fit, g))
+            fit -= check
         self._refit(layer, moments)
 
     def _refit(self, layer: Layer, moments: tuple[Moments, Moments] | None) -> None:
-        name = layer.use.name
-        w0 = layer.view.matrix(self._weight(name).astype(np.float64))
-        keep = ~self.dead[self._units_of(layer.labels)]
-        rows = ~self.dead[self._units_of(layer.rows)]
-        if moments is None or self.mode == "none" or (keep.all() and not self._moved(layer)):
-            self._store(layer, np.where(keep[:, None, :] & rows[:, :, None], w0, 0), None)
-            return
-        fit, check = moments
-        if self.mode == "bias" or w0.shape[2] > MOST_FEATURES:
-            ridges: tuple[float, ...] = ()
-        else:
-            ridges = RIDGES
+        selection = self.selection
+        w0 = layer.view.matrix(self.dense.content(layer.use.name).astype(np.float64))
+        b0 = bias_of(layer, self.dense)
+        keep = ~selection.dead[selection.unit_of(layer.labels)]
+        rows = ~selection.dead[selection.unit_of(layer.rows)]
+        mixes = [] if layer.direct else selection.mixes.get(layer.index, [])
+        w, b = np.where(keep[:, None, :], w0, 0), b0
+        if moments is not None and self.mode != "none" and (not keep.all() or self._moved(layer)):
+            gain = layer.gain.reshape(b0.shape) * (rows | bool(mixes))  # what is cut may still go into the rest
+            w, b = self._refitted(layer, moments, (w0, b0), keep, gain)
+        for mix in mixes:
+            mix.into(w, b)
+        self._store(layer, np.where(rows[:, :, None], w, 0), np.where(rows, b, 0))
+
+    def _refitted(
+        self, layer: Layer, moments: tuple[Moments, Moments], old: tuple[Floats, Floats], keep: Bools, gain: Floats
+    ) -> tuple[Floats, Floats]:
+        """Returns weights and biases that make up for what is cut and for what came before."""
+        (fit, check), (w0, b0) = moments, old
+        ridges = RIDGES if self.mode == "lstsq" and fit.products else ()
         if layer.bias is None:  # without a place for the means, the fit must go through the origin
-            fit, check = _uncentred(fit), _uncentred(check)
-        w, b, ridge = refit_safely(
-            fit, check, w0, self._present_bias(layer, w0.shape), keep, ridges, layer.gain.reshape(rows.shape)
-        )
+            fit, check = fit.through_origin(), check.through_origin()
+        w, b, ridge = refit_safely(fit, check, w0, b0, keep, ridges, gain)
         if ridge is None and ridges:
-            self.out.notes.append(
-                f"{self.coupling.nodes[layer.index].name or name}: a refit did no better than the old weights"
-            )
-        self._store(layer, np.where(rows[:, :, None], w, 0), np.where(rows, b, 0) if layer.bias is not None else None)
+            name = self.coupling.nodes[layer.index].name or layer.use.name
+            self.out.notes.append(f"{name}: a refit did no better than the old weights")
+        w = np.where(layer.fixed[:, :, None], np.where(keep[:, None, :], w0, 0), w)
+        return w, np.where(layer.fixed | (layer.bias is None), b0, b)
 
     def _moved(self, layer: Layer) -> bool:
         """Returns whether the layer sees or must mend anything that differs from the dense network."""
-        for name in [layer.input, *([layer.other.name] if layer.other else [])]:
-            for a, b in zip(self.dense.values, self.pruned.values, strict=True):
-                if a[name] is not b[name] and np.abs(a[name] - b[name]).max() > UNCHANGED * max(
-                    np.abs(a[name]).max(), 1e-30
-                ):
-                    return True
-        return False
+        names = [] if layer.recurs else [layer.input, *([layer.other.name] if layer.other else [])]
+        return any(
+            not a.shares(b, name) and _differ(a[name], b[name])
+            for name in names
+            for a, b in zip(self.dense.values, self.pruned.values, strict=True)
+        )
 
-    def _moments(self, layer: Layer, seen: Frontier, truth: Frontier) -> tuple[Moments, Moments]:
-        """Returns moments to fit and to check: inputs as `seen`, targets of `truth` less the other branch's error."""
-        w = layer.view.matrix(np.empty(layer.use.shape, bool))
-        parts = (Moments.empty(w.shape[0], w.shape[2], w.shape[1]), Moments.empty(w.shape[0], w.shape[2], w.shape[1]))
-        base = self._old_bias(layer, w.shape)
-        count = len(seen.values)
-        for k in range(count):
-            rng = np.random.default_rng([self.seed, layer.index, k])
-            y = truth.values[k][layer.output]
-            share = self._share(y, w.shape, count, layer.view)
-            places = layer.view.places(y.shape, share, rng)
-            target = layer.view.outputs(y, places)
-            if layer.other is not None and seen is not truth:
-                wrong = (truth.values[k][layer.other.name] - seen.values[k][layer.other.name]) / layer.other.factor
-                target = target + layer.view.outputs(np.broadcast_to(wrong, y.shape), places)
-            if base is not None:
-                target = target + base
-            patches = np.ascontiguousarray(layer.view.patches(seen.values[k][layer.input], places), np.float32)
-            target = np.ascontiguousarray(target, np.float32)
-            if count == 1:
-                half = max(1, patches.shape[1] // CHECK_EVERY)
-                parts[1].add(patches[:, :half], target[:, :half])
-                parts[0].add(patches[:, half:], target[:, half:])
-            else:
-                parts[k % CHECK_EVERY == CHECK_EVERY - 1 or (count < CHECK_EVERY and k == count - 1)].add(
-                    patches, target
-                )
-        return parts
-
-    @staticmethod
-    def _share(y: np.ndarray, w: tuple[int, ...], batches: int, view: Linear) -> float:
-        """Returns the share of places to look at: enough rows for the features, no more than needed."""
-        rows = float(y.size) / (w[0] * w[1]) * batches
-        aim = min(max(SHARE * rows, LEAST_ROWS * w[2]), MOST_ROWS)
-        return min(1.0, aim / rows)
-
-    def _old_bias(self, layer: Layer, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Returns the bias that is added behind the node and refitted with it: the target holds it too."""
-        if layer.bias is None or layer.bias.name is None or layer.bias.node == layer.index:
-            return None
-        return self._weight(layer.bias.name).reshape(shape[0], 1, shape[1])
-
-    def _present_bias(self, layer: Layer, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the bias of the outputs as it stands, zeros where there is none."""
-        if layer.bias is None or layer.bias.name is None:
-            return np.zeros(shape[:2])
-        return self._weight(layer.bias.name).reshape(shape[:2]).astype(np.float64)
-
-    def _weight(self, name: str) -> np.ndarray:
-        return self.pruned.weights[name] if name in self.pruned.weights else self.pruned.tensors[name].numpy()
-
-    def _store(self, layer: Layer, w: np.ndarray, b: np.ndarray | None) -> None:
-        name = layer.use.name
-        old = self.pruned.tensors[name].numpy()
+    def _store(self, layer: Layer, w: np.ndarray, b: np.ndarray) -> None:
+        """Writes down what a layer has become, where it is not as it was."""
+        name, bias = layer.use.name, layer.bias
+        old = self.dense.content(name)
         new = layer.view.restore(w).astype(old.dtype)
-        self.pruned.weights[name] = self.out.weights[name] = new
-        if b is None or layer.bias is None:
+        if not np.array_equal(new, old):
+            self.pruned.weights[name] = self.out.weights[name] = new
+        if bias is None:
             return
-        if layer.bias.name is not None:
-            old = self.pruned.tensors[layer.bias.name].numpy()
-            self.pruned.weights[layer.bias.name] = self.out.weights[layer.bias.name] = b.reshape(old.shape).astype(
-                old.dtype
-            )
-        else:
-            self.out.biases[layer.bias] = b.reshape(layer.bias.shape).astype(old.dtype)
-            self.pruned.biases[layer.bias.node] = (layer.bias.slot, self.out.biases[layer.bias])
+        if bias.name is not None:
+            whole = self.pruned.content(bias.name)
+            new = whole.copy()
+            new.reshape(-1)[slice(None) if bias.cells is None else bias.cells] = b.reshape(-1)
+            if not np.array_equal(new, whole):
+                self.pruned.weights[bias.name] = self.out.weights[bias.name] = new
+        elif b.any():
+            self.out.biases[bias] = b.reshape(bias.shape).astype(old.dtype)
+            self.pruned.biases[bias.node] = (bias.slot, self.out.biases[bias])
 
 
-def _uncentred(m: Moments) -> Moments:
-    """Returns the moments as if all means were zero."""
-    return Moments(m.n, np.zeros_like(m.p), np.zeros_like(m.t), m.pp, m.tp, m.tt)
+def _read(layer: Layer) -> list[str]:
+    """Returns the values that a layer's refit looks at."""
+    return [layer.input, layer.output, *([layer.other.name] if layer.other else [])]
+
+
+def _differ(a: np.ndarray, b: np.ndarray) -> bool:
+    """Returns whether two arrays differ by more than rounding."""
+    return bool(np.abs(a - b).max(initial=0) > UNCHANGED * max(np.abs(a).max(initial=0), 1e-30))
 
 
 def apply(units: Units, found: Compensated) -> Units:

@@ -44,7 +44,7 @@ def node_macs(coupling: Coupling, index: int, cutting: Cutting | None = None) ->
         return 0
     shown = Node(node, 1, coupling.trace)
     try:
-        return home.macs.rule(shown, _inputs(coupling, index, cutting), _outputs(coupling, index, cutting))
+        return home.macs.rule(shown, inputs_left(coupling, index, cutting), _outputs(coupling, index, cutting))
     except (Unsupported, IndexError):
         return 0
 
@@ -56,7 +56,8 @@ def _counted(coupling: Coupling) -> Iterator[tuple[int, ir.Node]]:
             yield index, node
 
 
-def _inputs(coupling: Coupling, index: int, cutting: Cutting | None) -> list[Shape | None]:
+def inputs_left(coupling: Coupling, index: int, cutting: Cutting | None = None) -> list[Shape | None]:
+    """Returns the shapes of a node's inputs at the first run's sizes; with a cutting, of what it leaves."""
     shapes: list[Shape | None] = []
     uses = coupling.uses_of.get(index, {})
     for slot, t in enumerate(coupling.seen[index]):

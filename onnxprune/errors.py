@@ -16,6 +16,9 @@ Each takes one message: a single line that says what is wrong, where, and what t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 __all__ = [
     "DataError",
     "GateError",
@@ -27,6 +30,7 @@ __all__ = [
     "TargetError",
     "UsageError",
     "ValidationError",
+    "one_of",
     "quote",
 ]
 
@@ -106,3 +110,15 @@ class RunError(OnnxPruneError):
 
 class ValidationError(RunError):
     """The pruned model does not compute what it should."""
+
+
+def one_of(option: str, value: str, known: Sequence[str]) -> None:
+    """Passes if `value` is one of `known`.
+
+    Raises:
+        UsageError: it is not; the nearest one is named.
+    """
+    if value not in known:
+        near = get_close_matches(value, known, 1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"{option} {quote(value)} is not known: {hint}one of {', '.join(known)}")

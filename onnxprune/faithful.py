@@ -317,6 +317,9 @@ def _merge_list(ours: Any, then: Any, now: Any) -> None:
     """Merges by key (name, output ...), place by place where there is no key, or takes `now` where neither fits."""
     if then == now:
         return
+    if isinstance((ours or now or then)[0], onnx.StringStringEntryProto):
+        _merge_entries(ours, then, now)
+        return
     sides = [[_key(each) for each in side] for side in (ours, then, now)]
     if any(None in side or len(set(side)) < len(side) for side in sides):
         if len(ours) == len(then) == len(now) and isinstance(now[0], Message):
@@ -341,6 +344,18 @@ def _merge_list(ours: Any, then: Any, now: Any) -> None:
         else:
             continue
         previous = key
+
+
+def _merge_entries(ours: Any, then: Any, now: Any) -> None:
+    """Merges metadata: a key that stands there twice, which onnx-ir reads once, stays twice."""
+    before, after = ({entry.key: entry.value for entry in side} for side in (then, now))
+    _drop(ours, lambda entry: entry.key in before and entry.key not in after)
+    mine = {entry.key: entry for entry in ours}
+    for key, value in after.items():
+        if key not in mine:
+            ours.add(key=key, value=value)
+        elif before.get(key) != value:
+            mine[key].value = value
 
 
 def _key(each: Any) -> Hashable:
@@ -374,7 +389,6 @@ _KEYS: dict[type, str] = {
     onnx.TensorProto: "name",
     onnx.ValueInfoProto: "name",
     onnx.AttributeProto: "name",
-    onnx.StringStringEntryProto: "key",
     onnx.OperatorSetIdProto: "domain",
     onnx.TensorAnnotation: "tensor_name",
 }

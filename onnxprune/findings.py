@@ -9,12 +9,11 @@ import numpy as np
 
 from onnxprune import cost
 from onnxprune.allocation import select
+from onnxprune.constants import constants
 from onnxprune.cutting import Cutting
+from onnxprune.errors import quote
 from onnxprune.report import FrozenRow, GroupRow, Validation
 from onnxprune.units import Units
-
-COLLAPSED_ERROR = 0.5
-COLLAPSED_AGREEMENT = 0.5
 
 
 def group_rows(cutting: Cutting) -> tuple[GroupRow, ...]:
@@ -81,15 +80,33 @@ def notes(cutting: Cutting) -> Iterator[str]:
             yield f"treated as unknown: {reason}"
 
 
+def number_warnings(units: Units) -> Iterator[str]:
+    """Yields a warning for each weight of a group with values that are no numbers: it tells nothing of importance."""
+    tensors = constants(units.coupling.model.graph)
+    members = dict.fromkeys(units.coupling.uses[u].name for group in units.groups for u, _ in group.members)
+    for name in members:
+        tensor = tensors.get(name)
+        if tensor is not None and tensor.dtype.is_floating_point():
+            values = np.asarray(tensor.numpy())
+            count = values.size - int(np.isfinite(values.astype(np.float32, copy=False)).sum())
+            if count:
+                yield (
+                    f"weight {quote(name)} holds {count:,} values that are not finite (NaN or infinite): "
+                    "it was left out of scoring, check how the model was trained or converted"
+                )
+
+
 def collapse_warnings(validation: Validation | None) -> Iterator[str]:
     """Yields a warning for each output that has collapsed."""
-    for f in validation.fidelity if validation else ():
-        low = f.top1_agreement is not None and f.top1_agreement < COLLAPSED_AGREEMENT
-        if low or f.relative_error > COLLAPSED_ERROR:
+    if validation is None:
+        return
+    advice = "; a lower ratio keeps more" + (", weights alone cannot tell what matters" if validation.made_up else "")
+    for f in validation.fidelity:
+        if f.collapsed:
             top = "" if f.top1_agreement is None else f", top-1 agreement {f.top1_agreement:.0%}"
             yield (
                 f"output {f.name} has collapsed: relative error {f.relative_error:.2f}{top} against the original "
-                "(on made-up inputs); a lower ratio keeps more, weights alone cannot tell what matters"
+                f"(on {validation.inputs or 'made-up inputs'}){advice}"
             )
 
 

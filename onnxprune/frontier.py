@@ -6,8 +6,10 @@ session of its own; weights may be exchanged before their node is run.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,47 +17,116 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune.constants import constants, is_constant
+from onnxprune.cost import batch_size
 from onnxprune.coupling import Coupling
 from onnxprune.dependence import captured, subgraphs
 from onnxprune.runtime import open_session
 
-IN_MEMORY = 1 << 29  # bytes of live values beyond which new ones go to files
+IN_MEMORY = 1 << 27  # bytes of live values beyond which new ones go to files
+AT_ONCE = 1 << 25  # bytes of the largest value of a batch that are aimed at
 
-Feed = dict[str, np.ndarray]
+Feed = MutableMapping[str, np.ndarray]
 
 
 class Spool:
-    """Live values of many batches: in memory, and in plain files when they grow large."""
+    """Arrays out of the way: in memory, and in plain files when they grow large."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+        self._folder: Path | None = None
         self._held = 0
-        self._own: set[int] = set()
         self._count = 0
 
-    def keep(self, value: np.ndarray) -> np.ndarray:
-        """Returns the same contents, perhaps mapped from a file."""
-        if self._held + value.nbytes <= IN_MEMORY or value.nbytes < 1 << 16 or value.dtype.kind not in "fiub":
-            self._held += value.nbytes
-            self._own.add(id(value))
-            return value
-        path = Path(self._folder.name) / f"{self._count}.bin"
-        self._count += 1
-        mapped = np.memmap(path, value.dtype, "w+", shape=value.shape)
-        mapped[...] = value
-        return mapped
+    def store(self, batches: Iterable[Mapping[str, np.ndarray]]) -> list[Feed]:
+        """Returns the same batches, of which no more than one is in memory if they are large."""
+        return [Live(self, b) for b in batches]
 
-    def drop(self, value: np.ndarray) -> None:
-        """Frees a value that nothing reads any more."""
-        if isinstance(value, np.memmap):
-            Path(str(value.filename)).unlink(missing_ok=True)
-        elif id(value) in self._own:
-            self._own.discard(id(value))
-            self._held -= value.nbytes
+    def put(self, value: np.ndarray) -> Kept:
+        """Returns a place that gives the array back; the place is freed when nobody holds it any more."""
+        if value.dtype.kind not in "fiub" or value.nbytes < 1 << 16:
+            return Kept(value)
+        if self._held + value.nbytes <= IN_MEMORY:
+            kept = Kept(value)
+            self._held += value.nbytes
+            weakref.finalize(kept, self._release, value.nbytes)
+            return kept
+        path = self._place() / f"{self._count}.bin"
+        self._count += 1
+        value.tofile(path)  # not mapped: mapped pages count as memory of the process
+        kept = Kept(path, value.dtype, value.shape)
+        weakref.finalize(kept, path.unlink, missing_ok=True)
+        return kept
+
+    def _place(self) -> Path:
+        """Returns the folder of the files, made when the first is; it goes with the spool at the latest."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="onnxprune-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
+
+    def _release(self, size: int) -> None:
+        self._held -= size
 
     def close(self) -> None:
         """Removes all files."""
-        self._folder.cleanup()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+class Kept:
+    """An array in a spool."""
+
+    __slots__ = ("__weakref__", "_dtype", "_held", "_shape")
+
+    def __init__(self, held: np.ndarray | Path, dtype: np.dtype | None = None, shape: tuple[int, ...] = ()) -> None:
+        self._held, self._dtype, self._shape = held, dtype, shape
+
+    def read(self) -> np.ndarray:
+        """Returns the array."""
+        if isinstance(self._held, Path):
+            return np.fromfile(self._held, self._dtype or np.float32).reshape(self._shape)
+        return self._held
+
+
+class Live(MutableMapping[str, np.ndarray]):
+    """Values of one batch by name; the arrays lie in a spool."""
+
+    def __init__(self, spool: Spool, values: Mapping[str, np.ndarray]) -> None:
+        self._spool = spool
+        self._kept: dict[str, Kept] = (
+            dict(values._kept) if isinstance(values, Live) else {n: spool.put(v) for n, v in values.items()}
+        )
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._kept[name].read()
+
+    def __setitem__(self, name: str, value: np.ndarray) -> None:
+        self._kept[name] = self._spool.put(value)
+
+    def __delitem__(self, name: str) -> None:
+        del self._kept[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def shares(self, other: Live, name: str) -> bool:
+        """Returns whether a value is one and the same in both."""
+        return self._kept[name] is other._kept[name]
+
+
+def samples_at_once(coupling: Coupling) -> int:
+    """Returns how many samples to feed at a time so that no value takes much memory, as far as a trace can tell."""
+    trace = coupling.trace
+    sizes = (
+        np.prod(pair[0], dtype=np.float64) * trace.dtypes[name].itemsize
+        for name, pair in trace.shapes.items()
+        if name not in trace.static and name in trace.dtypes
+    )
+    each = max(sizes, default=1.0) / batch_size(coupling)
+    return int(max(1, AT_ONCE // max(each, 1)))
 
 
 class Frontier:
@@ -64,7 +135,7 @@ class Frontier:
     def __init__(
         self,
         coupling: Coupling,
-        batches: Sequence[Feed],
+        batches: Iterable[Mapping[str, np.ndarray]],
         providers: Sequence[str],
         spool: Spool,
         lasting: Iterable[tuple[str, int]],
@@ -81,7 +152,7 @@ class Frontier:
                 self.last_use[name] = index
         for name, index in lasting:
             self.last_use[name] = max(index, self.last_use.get(name, index))
-        self.values: list[Feed] = [dict(b) for b in batches]
+        self.values: list[Live] = [Live(spool, b) for b in batches]
 
     def advance(self, stop: int) -> None:
         """Runs the nodes before `stop` that have not been run."""
@@ -100,30 +171,45 @@ class Frontier:
             if self.last_use.get(n, -1) >= self.at
         ]
         if wanted:
-            session = open_session(self._segment(numbers, reads, wanted), self.providers, optimise=True)
+            session = open_session(self.segment(numbers, reads, wanted), self.providers, optimise=True)
             for values in self.values:
                 found = session.run(wanted, {n: values[n] for n in reads})
-                values.update({n: self.spool.keep(v) for n, v in zip(wanted, found, strict=True)})
+                values.update(zip(wanted, found, strict=True))
+                del found
         for values in self.values:
             for name in [n for n in values if self.last_use.get(n, -1) < self.at]:
-                self.spool.drop(values.pop(name))
+                del values[name]
 
-    def _segment(self, numbers: Sequence[int], reads: Sequence[str], wanted: Sequence[str]) -> onnx.ModelProto:
-        """Returns the nodes as a model of their own."""
+    def content(self, name: str) -> np.ndarray:
+        """Returns a constant as it stands in this network."""
+        return self.weights[name] if name in self.weights else self.tensors[name].numpy()
+
+    def segment(
+        self,
+        numbers: Sequence[int],
+        reads: Sequence[str],
+        wanted: Sequence[str],
+        fed: Mapping[str, np.ndarray] | None = None,
+    ) -> onnx.ModelProto:
+        """Returns nodes as a model of their own; constants and new biases (`bias_name`) in `fed` are inputs of it."""
+        given = fed or {}
         dtypes = self.coupling.trace.dtypes
         nodes = [self.nodes[k] for k in numbers]
         needed = dict.fromkeys(name for n in nodes for name in inputs_of(n) if name in self.tensors)
         graph = onnx.helper.make_graph(
             [self._message(k) for k in numbers],
             "segment",
-            [_info(n, dtypes, len(self.coupling.trace.shapes[n][0])) for n in reads],
+            [
+                *(_info(n, dtypes[n], [None] * len(self.coupling.trace.shapes[n][0])) for n in reads),
+                *(_info(n, v.dtype, v.shape) for n, v in given.items()),
+            ],
             [
                 onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(dtypes[n]), None)
                 for n in wanted
             ],
             [
-                *(self._weight(name) for name in needed),
-                *(_bias(k, self.biases[k][1]) for k in numbers if k in self.biases),
+                *(self._weight(name) for name in needed if name not in given),
+                *(_bias(k, self.biases[k][1]) for k in numbers if k in self.biases and bias_name(k) not in given),
             ],
         )
         model = self.coupling.model
@@ -143,7 +229,7 @@ class Frontier:
         if index in self.biases:
             slot = self.biases[index][0]
             written.input.extend([""] * (slot + 1 - len(written.input)))
-            written.input[slot] = _bias_name(index)
+            written.input[slot] = bias_name(index)
         return written
 
     def _weight(self, name: str) -> onnx.TensorProto:
@@ -162,12 +248,13 @@ def inputs_of(node: ir.Node) -> list[str]:
 
 
 def _bias(index: int, content: np.ndarray) -> onnx.TensorProto:
-    return onnx.numpy_helper.from_array(content, _bias_name(index))
+    return onnx.numpy_helper.from_array(content, bias_name(index))
 
 
-def _bias_name(index: int) -> str:
+def bias_name(index: int) -> str:
+    """Returns the name of the bias that a node got where it had none."""
     return f"onnxprune/bias/{index}"
 
 
-def _info(name: str, dtypes: Mapping[str, np.dtype], rank: int) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(dtypes[name]), [None] * rank)
+def _info(name: str, dtype: np.dtype, shape: Sequence[int | None]) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(dtype), shape)

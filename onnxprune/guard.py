@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
@@ -23,7 +23,16 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnxprune.errors import ModelError, quote
 from onnxprune.files import DataFile, foreign_format, truncation
 
-__all__ = ["MAX_DEPTH", "MAX_INLINED_NODES", "MAX_RANK", "MAX_SPARSE_BYTES", "Finder", "check_model", "parse"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_INLINED_NODES",
+    "MAX_RANK",
+    "MAX_SPARSE_BYTES",
+    "Finder",
+    "check_model",
+    "check_ranks",
+    "parse",
+]
 
 MAX_DEPTH = 24
 """Graphs inside graphs (If, Loop, Scan) deeper than this are refused: recursion must end, and protobuf's does at 32."""
@@ -118,8 +127,10 @@ def _check_graph(graph: onnx.GraphProto, context: _Context, depth: int) -> set[s
     where = f"graph {quote(graph.name)}"
     if depth > MAX_DEPTH:
         raise ModelError(f"{where} lies more than {MAX_DEPTH} graphs deep: flatten the nested If and Loop nodes")
-    for tensor in graph.initializer:
+    for k, tensor in enumerate(graph.initializer):
         _check_text(tensor, where)
+        if not tensor.name:
+            raise ModelError(f"{where}: initializer {k} has no name: the model is damaged, export it again")
         check_tensor(tensor, f"initializer {quote(tensor.name)}", context.files)
     for sparse in graph.sparse_initializer:
         _check_text(sparse.values, where)
@@ -192,6 +203,7 @@ def _producers(nodes: Sequence[onnx.NodeProto], given: set[str], where: str) -> 
 def _check_attributes(node: onnx.NodeProto, context: _Context, depth: int) -> set[str]:
     """Returns the names that the graphs inside a node take from around it."""
     if not node.attribute:
+        _check_bodies(node)
         return set()
     where = _node(node)
     _unique((a.name for a in node.attribute), where, "attribute")
@@ -211,7 +223,25 @@ def _check_attributes(node: onnx.NodeProto, context: _Context, depth: int) -> se
         graphs = [attribute.g] if kind == onnx.AttributeProto.GRAPH else attribute.graphs
         for graph in graphs:
             used |= _check_graph(graph, context, depth + 1)
+    _check_bodies(node)
     return used
+
+
+def _check_bodies(node: onnx.NodeProto) -> None:
+    """Passes a control flow operator that has its bodies, and a constant that has a value."""
+    if node.domain not in ("", "ai.onnx"):
+        return
+    if node.op_type == "Constant" and (len(node.attribute) != 1 or node.attribute[0].name not in _VALUES):
+        raise ModelError(f"{_node(node)}: it is a constant without a value: the model is damaged, export it again")
+    if node.op_type in _BODIES:
+        given = {a.name for a in node.attribute if a.type == onnx.AttributeProto.GRAPH and not a.ref_attr_name}
+        missing = [name for name in _BODIES[node.op_type] if name not in given]
+        if missing:
+            raise ModelError(f"{_node(node)}: it has no graph {missing[0]}: the model is damaged, export it again")
+
+
+_VALUES = {"value", "sparse_value", *(f"value_{kind}{s}" for kind in ("float", "int", "string") for s in ("", "s"))}
+_BODIES = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
 
 
 _PLAIN = {
@@ -281,6 +311,41 @@ def _unique(names: Iterable[str], where: str, what: str) -> set[str]:
 def _node(node: onnx.NodeProto) -> str:
     name = node.name or next(filter(None, node.output), "")
     return f"{quote(node.op_type, 40)[1:-1]} (node {quote(name)})"
+
+
+_SHAPES = {"ConstantOfShape": 0, "Reshape": 1, "Expand": 1, "AffineGrid": 1}
+"""Operators that make a value of a shape, and which input the shape is."""
+
+
+def check_ranks(graph: onnx.GraphProto, outside: Mapping[str, int] | None = None) -> None:
+    """Passes a graph in which no value is to have more axes than there can be, as far as its types tell.
+
+    onnxruntime makes room for each axis when it loads a model: a shape that is declared to have 2^31 sizes takes all
+    memory, without a single number of it.
+
+    Args:
+        graph: with the types that shape inference has found.
+        outside: lengths of vectors of the graphs around.
+
+    Raises:
+        ModelError: names the node.
+    """
+    lengths = dict(outside or {})
+    for value in chain(graph.input, graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 1 and dims[0].HasField("dim_value"):
+            lengths[value.name] = dims[0].dim_value
+    lengths |= {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 1}
+    for node in graph.node:
+        place = _SHAPES.get(node.op_type, len(node.input))
+        if place < len(node.input) and lengths.get(node.input[place], 0) > MAX_RANK:
+            raise ModelError(
+                f"{_node(node)}: the shape that it is given has {lengths[node.input[place]]:,} sizes, "
+                f"no value has more than {MAX_RANK}: export the model again"
+            )
+        for attribute in node.attribute:
+            for inner in chain([attribute.g] if attribute.HasField("g") else [], attribute.graphs):
+                check_ranks(inner, lengths)
 
 
 # -------------------------------------------------------------------------------------------------- functions

@@ -12,7 +12,7 @@ from onnxprune.constants import constants
 from onnxprune.coupling import Coupling, Use
 from onnxprune.labels import Array
 from onnxprune.ops import Node, Unsupported, lookup
-from onnxprune.ops.linear import Linear
+from onnxprune.ops.linear import Linear, LinearCell, LinearState
 from onnxprune.ops.normalization import in_training
 
 PASSING = {"Identity", "Dropout"}
@@ -33,6 +33,7 @@ class Layer:
         bias: where a bias of its own can be written: (node, slot, name or None, shape); None where there is no place.
         gain: factor that each output gets behind the node (a BatchNormalization's scale), 1 where there is none.
         other: the branch that is added behind it, and the factors its output gets on the way there.
+        fixed: (g, o) outputs whose weights can't be refitted.
     """
 
     index: int
@@ -45,16 +46,36 @@ class Layer:
     bias: Bias | None
     gain: npt.NDArray[np.float64]
     other: Branch | None
+    fixed: npt.NDArray[np.bool_]
+
+    @property
+    def direct(self) -> bool:
+        """Whether the old weights tell what is wanted, since the node's output does not."""
+        return self.view.direct
+
+    @property
+    def recurs(self) -> bool:
+        """Whether the node reads its own state of the step before: taken from the dense network."""
+        return isinstance(self.view, LinearState)
 
 
 @dataclass(frozen=True)
 class Bias:
-    """A constant over the outputs that is added behind a linear node, or the empty slot for one."""
+    """A constant over the outputs that is added behind a linear node, or the empty slot for one.
+
+    Attributes:
+        node: where it is read.
+        slot: the input.
+        name: the constant, None for an empty slot.
+        shape: its shape.
+        cells: the flat places in it that belong to the layer, None for all.
+    """
 
     node: int
     slot: int
     name: str | None
     shape: tuple[int, ...]
+    cells: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +86,15 @@ class Branch:
     factor: np.ndarray
 
 
-def find_layers(coupling: Coupling) -> list[Layer]:
-    """Returns the linear nodes whose weight is a float constant of their own, in node order."""
-    return _Finder(coupling).layers()
+def find_layers(coupling: Coupling, *, direct: bool = False) -> list[Layer]:
+    """Returns the linear nodes whose weight is a float constant of their own, in node order.
+
+    Args:
+        coupling: the coupled model.
+        direct: also those whose output is not linear in the weight (fused activations, recurrent cells, which are two).
+    """
+    found = _Finder(coupling).layers()
+    return found if direct else [layer for layer in found if not layer.direct]
 
 
 class _Finder:
@@ -86,38 +113,61 @@ class _Finder:
         self.outputs = {v.name for v in coupling.model.graph.outputs}
 
     def layers(self) -> list[Layer]:
-        found = (self._layer(index) for index in range(len(self.coupling.nodes)))
-        return [layer for layer in found if layer is not None]
+        return [layer for index in range(len(self.coupling.nodes)) for layer in self._layers(index)]
 
-    def _layer(self, index: int) -> Layer | None:
+    def _layers(self, index: int) -> list[Layer]:
         node = self.coupling.nodes[index]
         home = lookup(node)
-        if home is None or home.linear.rule is None or node.domain not in ("", "ai.onnx"):
-            return None
+        if home is None or home.linear.rule is None:
+            return []
         try:
-            view: Linear | None = home.linear.rule(Node(node, self._version, self.coupling.trace))
+            found = home.linear.rule(Node(node, self._version, self.coupling.trace))
         except Unsupported:
-            return None
-        if view is None or not self._own(index, view.weight) or self._is_static(node.inputs[0]):
+            return []
+        views = found if isinstance(found, tuple) else (found,)
+        layers = (self._layer(index, view) for view in views if view is not None)
+        return [layer for layer in layers if layer is not None]
+
+    def _layer(self, index: int, view: Linear) -> Layer | None:
+        node = self.coupling.nodes[index]
+        if not self._own(index, view.weight) or self._is_static(node.inputs[0]):
             return None
         x, y, weight = node.inputs[0], node.outputs[0], node.inputs[view.weight]
         if x is None or weight is None or not x.name or not y.name or not weight.name:
             return None
-        name = weight.name
-        tensor = self.tensors[name]
+        tensor = self.tensors[weight.name]
         if not tensor.dtype.is_floating_point():
             return None
         use = self.coupling.uses_of.get(index, {}).get(view.weight)
-        shape = tuple(tensor.numpy().shape)
-        use = use or Use(index, view.weight, name, shape, ())
-        matrix = view.matrix(np.empty(shape, bool))
+        use = use or Use(index, view.weight, weight.name, tuple(tensor.numpy().shape), ())
+        matrix = view.matrix(np.empty(use.shape, bool))
         features, rows = self._labels(use, view, matrix.shape)
-        factor, other = self._behind(index)
+        if isinstance(view, LinearCell):
+            return self._cell(index, view, use, features, rows)
+        factor, other = self._behind(index, view)
         outs = matrix.shape[0] * matrix.shape[1]
         gain = np.ones(outs) if factor.size == 1 else np.abs(factor).reshape(-1)
         bias = self._bias(index, view, matrix.shape)
         gain = gain if gain.size == outs else np.ones(outs)
-        return Layer(index, x.name, y.name, view, use, features, rows, bias, gain, other)
+        fixed = np.zeros(matrix.shape[:2], bool)
+        return Layer(index, x.name, y.name, view, use, features, rows, bias, gain, other, fixed)
+
+    def _cell(self, index: int, view: LinearCell, use: Use, features: Array, rows: Array) -> Layer:
+        """Returns one of the two products of a recurrent cell; each has its half of the bias."""
+        node = self.coupling.nodes[index]
+        state = isinstance(view, LinearState)
+        read = str(getattr(node.outputs[0] if state else node.inputs[0], "name", None))
+        directions, outs, _ = use.shape
+        fixed = np.zeros((directions, outs), bool)
+        if isinstance(view, LinearState) and view.apart:
+            fixed[:, outs - outs // view.gates :] = True
+        bias = None
+        given = node.inputs[3] if len(node.inputs) > 3 else None
+        if given is not None and self._own(index, 3):
+            shape = (directions, 2 * outs)
+            cells = np.arange(directions * 2 * outs).reshape(directions, 2, outs)[:, int(state)].reshape(-1)
+            bias = Bias(index, 3, str(given.name), shape, cells)
+        return Layer(index, read, read, view, use, features, rows, bias, np.ones(directions * outs), None, fixed)
 
     @cached_property
     def _version(self) -> int:
@@ -169,13 +219,22 @@ class _Finder:
             Bias(index, slot, v.name, shape) if int(np.prod(shape)) == outs and max(shape, default=0) == outs else None
         )
 
-    def _behind(self, index: int) -> tuple[np.ndarray, Branch | None]:
-        """Returns the per-channel factors behind an output, and the branch that is added after them.
+    def _behind(self, index: int, view: Linear) -> tuple[np.ndarray, Branch | None]:
+        """Returns the per-channel factors behind an output, and the branch that is added after them."""
+        node = self.coupling.nodes[index]
+        rank = len(self.coupling.trace.shapes[node.outputs[0].name or ""][0])
+        if not view.direct:
+            return self._added(index, rank)
+        ones = np.ones((1,) * rank)
+        added = node.inputs[3] if node.op_type == "FusedConv" and len(node.inputs) > 3 else None
+        return ones, None if added is None else self._found(index, added.name or "", ones)
+
+    def _added(self, index: int, rank: int) -> tuple[np.ndarray, Branch | None]:
+        """Returns the factors and the branch as nodes behind the output tell.
 
         There is a branch only if it is computed before the node and nothing else reads what lies between.
         """
-        node = self.coupling.nodes[index]
-        name, rank = node.outputs[0].name, len(self.coupling.trace.shapes[node.outputs[0].name or ""][0])
+        name = self.coupling.nodes[index].outputs[0].name
         factor = np.ones((1,) * rank)
         while name is not None and name not in self.outputs and len(self.readers.get(name, [])) == 1:
             at, slot = self.readers[name][0]

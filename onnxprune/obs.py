@@ -6,60 +6,97 @@ Brain Compression, 2022 (https://arxiv.org/abs/2208.11580), whose names are kept
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
 
 DAMP = 1e-2
 STEPS = 96  # at most as many updates of the inverse; larger layers lose several units in one
+SMALL = 512  # rows of a matrix that is inverted in one go
 
 
-@dataclass(eq=False)
 class Problem:
-    """One linear consumer: inverse Hessian, weights, and the features of each unit.
+    """One linear consumer, taken apart unit by unit.
+
+    The inverse Hessian is kept as it was plus what was taken away since (`Hinv - gone' gone`), so that a step costs the
+    rows of the units that go and no pass over the whole matrix.
 
     Attributes:
-        Hinv: (f, f) inverse of the damped, centred second moments of its inputs.
-        W: (o, f) least-squares weights over the features still there.
+        Hinv: (f, f) inverse of the damped, centred second moments of its inputs, all features still there.
+        W: (f, o) least-squares weights over the features still there.
         features: (units, k) the features of each unit.
         scale: what its losses are divided by, so that several consumers weigh alike.
     """
 
-    Hinv: Floats
-    W: Floats
-    features: Ints
-    scale: float
+    def __init__(self, Hinv: Floats, W: Floats, features: Ints, scale: float) -> None:
+        self.Hinv, self.W, self.features, self.scale = Hinv, W, features, scale
+        self._blocks = Hinv[features[:, :, None], features[:, None, :]].astype(np.float64)
+        self._gone = np.zeros((0, len(Hinv)), Hinv.dtype)
+        self._count = 0
 
     @staticmethod
     def of(H: Floats, R: Floats, features: Ints, energy: float) -> Problem:
-        """Returns the problem of centred moments H (f, f) and R (o, f); `energy` is that of its targets."""
-        damped = H + DAMP * max(float(np.trace(H)) / len(H), 1e-30) * np.eye(len(H))
-        Hinv = np.linalg.inv(damped).astype(np.float64, copy=False)
-        return Problem(Hinv, R @ Hinv, features, max(energy, 1e-30))
+        """Returns the problem of centred moments H (f, f) and R (o, f); `energy` is that of its targets.
+
+        H is used up: its inverse is made in place.
+        """
+        H[np.diag_indices(len(H))] += DAMP * max(float(np.trace(H)) / len(H), 1e-30)
+        invert(H)
+        return Problem(H, H @ R.T.astype(H.dtype), features, max(energy, 1e-30))
 
     def losses(self, units: Ints) -> Floats:
         """Returns for each unit what the squared error grows by if it goes: tr(W_J (Hinv_JJ)^-1 W_J')."""
-        J = self.features[units]
-        blocks = self.Hinv[J[:, :, None], J[:, None, :]]
-        WJ = self.W[:, J].transpose(1, 0, 2)
-        solved = np.linalg.solve(blocks, WJ.transpose(0, 2, 1))
-        grown: Floats = np.einsum("uok,uko->u", WJ, solved)
+        WJ = self.W[self.features[units]]
+        grams = WJ @ WJ.transpose(0, 2, 1)
+        grown: Floats = np.einsum("ukk->u", np.linalg.solve(self._blocks[units], grams.astype(np.float64)))
         return grown / self.scale
 
     def eliminate(self, units: Ints) -> None:
         """Takes units out: updates W and the inverse, with no fresh inverse."""
         J = self.features[units].reshape(-1)
-        rows = self.Hinv[J]
-        solved = np.linalg.solve(rows[:, J], rows)
-        self.W -= self.W[:, J] @ solved
-        self.Hinv -= rows.T @ solved
-        self.W[:, J] = 0
-        self.Hinv[J, :] = self.Hinv[:, J] = 0
-        self.Hinv[J, J] = 1  # keeps later blocks regular; nothing reads these features again
+        gone = self._gone[: self._count]
+        rows = self.Hinv[J] - gone[:, J].T @ gone
+        try:
+            root = np.linalg.cholesky(rows[:, J].astype(np.float64))
+        except np.linalg.LinAlgError:  # nothing is left of these units but rounding
+            pass
+        else:
+            new = np.linalg.solve(root, rows).astype(rows.dtype)
+            self.W -= new.T @ np.linalg.solve(root, self.W[J]).astype(self.W.dtype)
+            taken = new.T[self.features]  # (units, k, rows)
+            self._blocks -= taken @ taken.transpose(0, 2, 1)
+            self._append(new)
+        self.W[J] = 0
+        self._blocks[units] = np.eye(self.features.shape[1])  # keeps later steps regular; nothing reads them again
+
+    def _append(self, new: Floats) -> None:
+        """Adds rows to what was taken away."""
+        end = self._count + len(new)
+        if end > len(self._gone):
+            room = np.zeros((min(max(end, 2 * len(self._gone)), len(self.Hinv)), len(self.Hinv)), self.Hinv.dtype)
+            room[: self._count] = self._gone[: self._count]
+            self._gone = room
+        self._gone[self._count : end] = new
+        self._count = end
+
+
+def invert(a: Floats) -> None:
+    """Puts the inverse of a symmetric positive definite matrix in its place, by halves."""
+    half = len(a) // 2
+    if len(a) <= SMALL:
+        a[...] = np.linalg.inv(a)
+        return
+    first, side, last = a[:half, :half], a[:half, half:], a[half:, half:]
+    invert(first)
+    through = first @ side
+    last -= side.T @ through
+    invert(last)
+    side[...] = through @ last
+    first += side @ through.T
+    np.negative(side, out=side)
+    a[half:, :half] = side.T
 
 
 def eliminate(problems: list[Problem], units: int, count: int) -> Ints:

@@ -70,9 +70,21 @@ class Plan:
         """
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise _unreadable(path, error) from error
+        return Plan.from_dict(raw, path)
+
+    @staticmethod
+    def from_dict(raw: Any, name: str | os.PathLike[str]) -> Plan:
+        """Returns the plan that JSON gave as plain values; `name` is what errors call it.
+
+        Raises:
+            DataError: it is no plan.
+        """
+        try:
             if raw["onnxprune_plan"] != VERSION:
                 raise DataError(
-                    f"plan {path}: version {raw['onnxprune_plan']!r} is not {VERSION}; make it anew with --plan"
+                    f"plan {name}: version {raw['onnxprune_plan']!r} is not {VERSION}; make it anew with --plan"
                 )
             return Plan(
                 model=str(raw["model"]),
@@ -93,7 +105,9 @@ class Plan:
                 ),
                 options=dict(raw["options"]),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(
-                f"{path} is no plan that can be read ({type(error).__name__}); make one with --plan PATH"
-            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str | os.PathLike[str], error: Exception) -> DataError:
+    return DataError(f"{name} is no plan that can be read ({type(error).__name__}); make one with --plan PATH")

@@ -8,7 +8,7 @@ knows. The weights are refitted in such a network and taken over into the one wi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,13 +17,15 @@ import onnx_ir as ir
 from onnxprune.constants import constants
 from onnxprune.coupling import Coupling
 from onnxprune.edit import replace_constant
-from onnxprune.frontier import Feed, Frontier, Spool
+from onnxprune.frontier import Frontier, Spool
 from onnxprune.ops.normalization import in_training
 
 MEAN, VARIANCE = 3, 4  # inputs of BatchNormalization
 
 
-def realigned(coupling: Coupling, batches: Sequence[Feed], providers: Sequence[str], spool: Spool) -> Coupling:
+def realigned(
+    coupling: Coupling, batches: Iterable[Mapping[str, np.ndarray]], providers: Sequence[str], spool: Spool
+) -> Coupling:
     """Returns the coupled model with the statistics of these inputs in its BatchNormalizations, in node order.
 
     A statistic that several nodes share stays as it is.
@@ -40,7 +42,7 @@ def realigned(coupling: Coupling, batches: Sequence[Feed], providers: Sequence[s
         if any(name not in tensors or readers[name] > 1 for name in (mean.name, variance.name)):
             continue
         frontier.advance(index)
-        stats = _statistics([values[x.name] for values in frontier.values])
+        stats = _statistics(values[x.name] for values in frontier.values)
         for name, found in zip((mean.name, variance.name), stats, strict=True):
             frontier.weights[name] = found.astype(tensors[name].numpy().dtype)
     if not frontier.weights:
@@ -51,10 +53,13 @@ def realigned(coupling: Coupling, batches: Sequence[Feed], providers: Sequence[s
     return replace(coupling, model=model)
 
 
-def _statistics(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and variance of each channel (axis 1) over all parts."""
-    axes = tuple(k for k in range(parts[0].ndim) if k != 1)
-    count = sum(p.size // p.shape[1] for p in parts)
-    mean = np.sum([p.sum(axis=axes, dtype=np.float64) for p in parts], axis=0) / count
-    square = np.sum([np.square(p, dtype=np.float64).sum(axis=axes) for p in parts], axis=0) / count
-    return mean, np.maximum(square - mean**2, 0)
+    count, total, square = 0, np.zeros(()), np.zeros(())
+    for p in parts:
+        axes = tuple(k for k in range(p.ndim) if k != 1)
+        count += p.size // p.shape[1]
+        total = total + p.sum(axis=axes, dtype=np.float64)
+        square = square + np.square(p, dtype=np.float64).sum(axis=axes)
+    mean = total / count
+    return mean, np.maximum(square / count - mean**2, 0)

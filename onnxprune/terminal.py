@@ -14,7 +14,7 @@ from rich.text import Text
 from onnxprune.errors import quote
 from onnxprune.report import Count, FrozenRow, GroupRow, Inspection, OutputFidelity, Report, by_reason, units_of
 
-__all__ = ["console_on", "print_inspection", "print_report", "safe"]
+__all__ = ["console_on", "print_inspection", "print_lines", "print_report", "print_table", "safe"]
 
 _WIDE = 10_000  # columns of a log: nothing is wrapped, since a part of a name could then begin a line
 _TOP = 3
@@ -35,16 +35,17 @@ def console_on(file: TextIO) -> Console:
 
 def print_report(report: Report, console: Console, *, dry_run: bool = False, verbose: bool = False) -> None:
     """Prints what a pruning run did."""
-    _print_lines(console, [f"model: {safe(report.model) or '(in memory)'}"])
+    print_lines(console, [f"model: {safe(report.model) or '(in memory)'}"])
     console.print(_before_after(report))
-    lines = [*_units_lines(report), *_proof_lines(report, dry_run), *_frozen_lines(report.frozen, verbose)]
+    lines = [*_units_lines(report), *_proof_lines(report, dry_run)]
+    lines += [*_measured_lines(report), *_frozen_lines(report.frozen, verbose)]
     lines += [f"note: {safe(note)}" for note in report.notes]
     if verbose:
         console.print(_group_table(report.groups, with_cut=True))
         lines.append("seconds: " + ", ".join(f"{stage} {s:.2f}" for stage, s in report.seconds.items()))
     if report.output is not None:
         lines.append(f"written: {safe(report.output)}")
-    _print_lines(console, lines)
+    print_lines(console, lines)
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
@@ -57,16 +58,21 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         f"{units:,} units in {len(inspection.groups):,} groups; "
         f"--ratio 0.5 is expected to leave {_percent(left)} of the MACs",
     ]
-    _print_lines(console, lines if inspection.groups else [*lines[:2], "nothing can be cut"])
+    print_lines(console, lines if inspection.groups else [*lines[:2], "nothing can be cut"])
     if inspection.groups:
         console.print(_group_table(inspection.groups, with_cut=False))
-    _print_lines(console, _all_frozen_lines(inspection.frozen))
+    print_lines(console, _all_frozen_lines(inspection.frozen))
 
 
 # -------------------------------------------------------------------------------------------------- parts
 def _before_after(report: Report) -> Table:
     counts = {"MACs": report.macs, "parameters": report.params, "bytes": report.size, "units": units_of(report.groups)}
     rows = [(name, f"{count.before:,}", f"{count.after:,}", _percent(count)) for name, count in counts.items()]
+    if report.latency is not None:
+        was, now = report.latency.before, report.latency.after
+        rows.append(("latency, ms", f"{was:.3g}", f"{now:.3g}", f"{now / was:.1%}".replace("%", " %") if was else ""))
+    if report.task is not None:
+        rows.append(("top-1, %", f"{report.task.top1.before:.1f}", f"{report.task.top1.after:.1f}", ""))
     return _table(("", "before", "after", "left"), rows, numbers={1, 2, 3})
 
 
@@ -96,10 +102,31 @@ def _proof_lines(report: Report, dry_run: bool) -> Iterable[str]:
             f"cut is exact: {found.error:.0e} from the original with the cut weights at zero "
             f"(up to {found.tolerance:.0e} allowed), {where}"
         )
+    inputs = "made-up inputs" if found.made_up else f"on {safe(found.inputs, 100)}"
     for each in found.fidelity[:_TOP]:
-        yield f"fidelity of {safe(each.name, 80)}: {_fidelity(each)} (made-up inputs)"
+        yield f"fidelity of {safe(each.name, 80)}: {_fidelity(each)} ({inputs})"
     if len(found.fidelity) > _TOP:
         yield f"fidelity of {len(found.fidelity) - _TOP:,} more outputs: see --json or --report"
+
+
+def _measured_lines(report: Report) -> Iterable[str]:
+    """Yields what was measured of the task and of time."""
+    if report.task is not None:
+        task = report.task
+        low, high = task.top1.interval.low, task.top1.interval.high
+        yield (
+            f"top-1 drop: {task.top1.drop:.1f} points ({low:.1f} to {high:.1f}) "
+            f"on {task.samples:,} samples of {safe(task.source, 100)}"
+        )
+        rows = {row.label: row for row in task.per_class}
+        worst = [f"{label} lost {rows[label].drop:.1f}" for label in task.worst[:_TOP] if label in rows]
+        if worst:
+            yield f"classes that lost most, in points: {', '.join(worst)}"
+    if report.latency is not None:
+        latency = report.latency
+        low, high = latency.interval.low, latency.interval.high
+        doubt = "" if latency.conclusive else f", not conclusive (noise {latency.noise:.1%})"
+        yield f"speedup: {latency.speedup:.2f} ({low:.2f} to {high:.2f}){doubt}"
 
 
 def _fidelity(each: OutputFidelity) -> str:
@@ -162,10 +189,16 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: s
     return table
 
 
+def print_table(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table of safe texts: names in the first and the last column, numbers between them."""
+    console.print(_table(headings, rows, numbers=set(range(1, len(headings) - 1))))
+
+
 def _percent(count: Count) -> str:
     return f"{100 * count.ratio:.1f} %"
 
 
-def _print_lines(console: Console, lines: Iterable[str]) -> None:
+def print_lines(console: Console, lines: Iterable[str]) -> None:
+    """Prints lines as they are: none is wrapped, and nothing in them is markup."""
     for line in lines:
         console.print(Text(line), soft_wrap=True)

@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 from onnxprune import inputs
-from onnxprune.calibration import Calibration
+from onnxprune.calibration import Calibration, samples_in
 from onnxprune.cost import batch_size, macs
+from onnxprune.coupling import Coupling
 from onnxprune.cut import masked
 from onnxprune.cutting import Cutting
-from onnxprune.errors import ValidationError
-from onnxprune.report import OutputFidelity, Validation
+from onnxprune.errors import ModelError, ProviderError, RunError, ValidationError
+from onnxprune.fidelity import fidelity
+from onnxprune.report import Placement, Validation
+from onnxprune.running import CPU, Outputs, Runner, Subject, off_cpu, placement, ready, run_all
 from onnxprune.runtime import first_line, open_session
-from onnxprune.writing import save
 
-Outputs = dict[str, npt.NDArray[np.generic]]
+__all__ = [
+    "Judge",
+    "base_tolerance",
+    "check_structure",
+    "difference",
+    "fidelity_feeds",
+    "noise_floor",
+    "own_noise",
+    "pairs",
+    "proof_feeds",
+]
+
 Feed = dict[str, np.ndarray]
 
 TOLERANCE = 1e-3
 HALF_TOLERANCE = 3e-2
 QUANTIZED_TOLERANCE = 5e-2
 NOISE_FACTOR = 5.0
-IN_MEMORY = 1 << 30  # bytes of weights up to which a model is handed over as one message
-FIDELITY_MACS = 10**10  # work that is spent on measuring fidelity
+FIDELITY_MACS = 10**10  # work that is spent on measuring fidelity on made-up inputs
 FIDELITY_SAMPLES = 64
-REAL_BATCHES = 4
+REAL_MACS = 10**11  # on real ones, which say more
+REAL_SAMPLES, FEWEST_REAL = 256, 16
 
 
 @dataclass(eq=False)
 class Judge:
-    """Compares pruned models with one original and one cut; the original's outputs are computed once."""
+    """Compares pruned models with one original and one cut.
+
+    Attributes:
+        original: the model before the cut.
+        cutting: the cut, of the weights that the pruned model has.
+        providers: onnxruntime's names of execution providers, in order.
+        seed: of made-up inputs.
+        exact: whether the cut has to be exact.
+        external: whether the original has data files.
+        data: inputs to measure fidelity on; None: made-up ones.
+        held_out: whether nothing was chosen or refitted on `data`.
+    """
 
     original: ir.Model
     cutting: Cutting
@@ -49,40 +69,33 @@ class Judge:
     exact: bool = True
     external: bool = False
     data: Calibration | None = None
+    held_out: bool = False
 
     @cached_property
     def feeds(self) -> list[Feed]:
-        """Fresh inputs at the traced sizes; the first two are at the two different ones."""
-        specs = inputs.specs(self.original)
-        shapes = [{n: v.shape for n, v in feed.items()} for feed in self.cutting.coupling.trace.feeds]
-        coupling = self.cutting.coupling
-        batch = batch_size(coupling)
-        rounds = min(FIDELITY_SAMPLES, max(2, FIDELITY_MACS // max(macs(coupling), 1))) // batch
-        feeds = [inputs.sample(specs, self.seed + 1, shapes[0])]
-        if shapes[1] != shapes[0]:
-            feeds.append(inputs.sample(specs, self.seed + 2, shapes[1]))
-        if self.data is not None:
-            return feeds + list(islice(self.data.batches(), REAL_BATCHES))
-        return feeds + [inputs.sample(specs, self.seed + 3 + k, shapes[0]) for k in range(int(rounds) - 1)]
+        """Fresh inputs at the traced sizes, one for each that differs."""
+        return proof_feeds(self.cutting.coupling, self.seed)
 
     @cached_property
     def reference(self) -> list[Outputs]:
-        """What the original computes."""
-        with ready(self.original, self.external) as subject:
-            return run_all(subject, self.feeds, self.providers)
+        """What the original computes at each different size."""
+        try:
+            with ready(self.original, self.external) as subject:
+                return run_all(subject, self.feeds, self.providers)
+        except RunError as error:
+            raise ModelError(f"on inputs of its declared types {error}") from error
 
     @cached_property
     def expected(self) -> list[Outputs]:
-        """What the masked original computes, at each different size."""
-        model = masked(self.cutting)
-        with ready(model, self.external) as subject:
-            return run_all(subject, self.feeds[: self.sizes], self.providers)
+        """What the masked original computes at each different size."""
+        with ready(masked(self.cutting), self.external) as subject:
+            return run_all(subject, self.feeds, self.providers)
 
-    @property
-    def sizes(self) -> int:
-        """How many of the feeds are at different sizes."""
-        trace = self.cutting.coupling.trace
-        return 1 + any(trace.feeds[0][n].shape != trace.feeds[1][n].shape for n in trace.feeds[0])
+    @cached_property
+    def noise(self) -> float | None:
+        """How far the original alone moves from the CPU to the providers; None on the CPU."""
+        with ready(self.original, self.external) as subject:
+            return noise_floor(subject, self.feeds, self.reference, self.providers)
 
     def judge(self, subject: Path | ir.Model) -> Validation:
         """Returns what was measured on a pruned model.
@@ -90,81 +103,161 @@ class Judge:
         Raises:
             ValidationError: it is invalid, does not run, or computes something else than the masked original.
         """
+        noise = self.noise  # before anything is said of the pruned model
+        samples = fidelity_feeds(self.cutting.coupling, self.data, self.seed)
+        error, tolerance = None, TOLERANCE
+        places: tuple[Placement, ...] = ()
+        _ = self.reference  # where the original does not run, the pruned one is not to blame
         try:
             check_structure(subject, self.original)
-            with ready(subject, self.external) as target:
-                found = run_all(target, self.feeds, self.providers)
+            with ready(subject, self.external) as target, ready(self.original, self.external) as original:
+                runner = Runner(target, self.providers)
+                if self.exact:
+                    error, tolerance = self._proved([runner(feed) for feed in self.feeds], noise)
+                if off_cpu(self.providers):
+                    places = placement(target, self.feeds[0], self.providers)
+                found, unlike = fidelity(pairs(samples, Runner(original, self.providers), runner))
         except ValidationError:
             raise
-        except Exception as error:  # whatever checker and runtime raise, the file is not what it should be
+        except Exception as failure:  # whatever checker and runtime raise, the file is not what it should be
+            with ready(self.original, True) as original:  # as it stands, with what onnx-ir drops
+                open_session(original, self.providers)
             raise ValidationError(
-                f"the pruned model does not run ({first_line(error)}); nothing was written, please report this model"
-            ) from error
-        moved: float | None = None
-        tolerance = TOLERANCE
-        if self.exact:
-            moved = max(difference(m, f, r) for m, f, r in zip(self.expected, found, self.reference, strict=False))
-            tolerance = self._tolerance(moved)
-            if not moved <= tolerance:
-                raise ValidationError(
-                    f"the pruned model differs from the masked original by {moved:.1e} (allowed {tolerance:.1e}); "
-                    "nothing was written, please report this model, or freeze what is wrong with --exclude"
-                )
+                f"the pruned model does not run ({first_line(failure)}); nothing was written, please report this model"
+            ) from failure
         return Validation(
             provider=self.providers,
-            error=moved,
+            error=error,
             tolerance=tolerance,
-            sizes=tuple(_shapes(f) for f in self.feeds[: self.sizes]),
-            fidelity=tuple(self._fidelity(found)),
+            sizes=tuple(shown_shapes(f) for f in self.feeds),
+            fidelity=found,
+            inputs="made-up inputs" if self.data is None else self.data.source,
+            made_up=self.data is None or self.data.synthetic,
+            held_out=self.data is None or self.held_out,
+            noise=noise,
+            placement=places,
+            unlike=unlike,
         )
 
-    def _tolerance(self, error: float) -> float:
-        """Returns the error to allow: by the arithmetic in the graph, else by its own noise."""
-        base = TOLERANCE
-        types = {np.dtype(t).itemsize for t in self.cutting.coupling.trace.dtypes.values() if np.dtype(t).kind in "fV"}
-        if 2 in types:
-            base = HALF_TOLERANCE
-        if any(
-            "Quantize" in n.op_type or "QLinear" in n.op_type or "Integer" in n.op_type
-            for n in self.cutting.coupling.nodes
-        ):
-            base = QUANTIZED_TOLERANCE
-        return base if error <= base else max(base, NOISE_FACTOR * self._noise())
+    def _proved(self, found: Sequence[Outputs], noise: float | None) -> tuple[float, float]:
+        """Returns the largest difference from the masked original, and what is allowed.
 
-    def _noise(self) -> float:
-        """Returns how far the masked original moves under one ulp on its inputs, or at another optimisation level."""
-        feeds = self.feeds[: self.sizes]
-        moved = [{k: np.nextafter(v, np.inf) if v.dtype.kind == "f" else v for k, v in f.items()} for f in feeds]
-        with ready(masked(self.cutting), self.external) as subject:
-            others = [
-                run_all(subject, moved, self.providers),
-                run_all(subject, feeds, self.providers, optimise=False),
-            ]
-        return max(difference(a, b, a) for other in others for a, b in zip(self.expected, other, strict=True))
-
-    def _fidelity(self, found: Sequence[Outputs]) -> Iterator[OutputFidelity]:
-        """Yields, for each float output, how far it moved from the original's."""
-        # real data tells most; else all that was made up at the first size
-        first_real = self.sizes if self.data is not None else 0
-        same_size = [k for k in range(first_real, len(found)) if not (k == 1 and self.sizes == 2)]
-        for name, first in self.reference[0].items():
-            if first.dtype.kind not in "fV" or any(
-                self.reference[k][name].shape != found[k][name].shape for k in same_size
-            ):
-                continue
-            a, b = (
-                np.concatenate([np.asarray(o[k][name], np.float64).reshape(-1) for k in same_size])
-                for o in (self.reference, found)
+        Raises:
+            ValidationError: it is more.
+        """
+        error = max(difference(m, f, r) for m, f, r in zip(self.expected, found, self.reference, strict=True))
+        allowed = base_tolerance(self.cutting)
+        if error > allowed:
+            with ready(masked(self.cutting), self.external) as subject:
+                own = own_noise(subject, self.feeds, self.expected, self.providers)
+            allowed = max(allowed, NOISE_FACTOR * max(own, noise or 0.0))
+        if not error <= allowed:
+            raise ValidationError(
+                f"the pruned model differs from the masked original by {error:.1e} (allowed {allowed:.1e}); "
+                "nothing was written, please report this model, or freeze what is wrong with --exclude"
             )
-            ok = np.isfinite(a) & np.isfinite(b)
-            a, b = a[ok], b[ok]
-            norm = float(np.linalg.norm(a))
-            agreement = None
-            if first.ndim == 2 and first.shape[1] > 1:
-                hits = [np.argmax(self.reference[k][name], 1) == np.argmax(found[k][name], 1) for k in same_size]
-                agreement = float(np.concatenate(hits).mean())
-            cosine = float(a @ b / max(norm * float(np.linalg.norm(b)), 1e-30))
-            yield OutputFidelity(name, float(np.linalg.norm(a - b) / max(norm, 1e-30)), cosine, agreement)
+        return error, allowed
+
+
+def fidelity_feeds(
+    coupling: Coupling, data: Calibration | None, seed: int, *, most: int = REAL_SAMPLES, work: int = REAL_MACS
+) -> Iterator[tuple[int, Feed]]:
+    """Yields the feeds that fidelity is measured on, each with the number of its samples.
+
+    How many is what a pass over the model is worth.
+
+    Args:
+        coupling: the original, traced.
+        data: inputs; None: made-up ones, at the first traced size.
+        seed: of made-up inputs.
+        most: how many samples of `data` at most.
+        work: MACs that a pass over them may cost.
+    """
+    specs = inputs.specs(coupling.model)
+    each = max(macs(coupling), 1)
+    if data is not None:
+        left = min(most, max(FEWEST_REAL, work // each))
+        for feed in data.batches():
+            rows = samples_in(feed, specs)
+            yield rows, feed
+            left -= rows
+            if left <= 0:
+                return
+        return
+    shape = {name: v.shape for name, v in coupling.trace.feeds[0].items()}
+    rounds = min(FIDELITY_SAMPLES, max(2, FIDELITY_MACS // each)) // batch_size(coupling)
+    for k in range(max(int(rounds), 1)):
+        feed = inputs.sample(specs, seed + 1 + (k and k + 1), shape)  # the second seed is the second size's
+        yield samples_in(feed, specs), feed
+
+
+def proof_feeds(coupling: Coupling, seed: int) -> list[Feed]:
+    """Returns fresh inputs at the traced sizes, one for each that differs."""
+    shapes = [{n: v.shape for n, v in feed.items()} for feed in coupling.trace.feeds]
+    specs = inputs.specs(coupling.model)
+    seeds = enumerate(shapes if shapes[0] != shapes[1] else shapes[:1], seed + 1)
+    return [inputs.sample(specs, seed, shape) for seed, shape in seeds]
+
+
+def pairs(
+    samples: Iterable[tuple[int, Feed]], original: Runner, pruned: Runner
+) -> Iterator[tuple[int, Outputs, Outputs]]:
+    """Yields, for each feed, how many samples it holds and what two models make of it."""
+    for rows, feed in samples:
+        yield rows, original(feed), pruned(feed)
+
+
+def shown_shapes(feed: Feed) -> str:
+    """Returns the shapes of a feed in words."""
+    return ", ".join(f"{name} {list(v.shape)}" for name, v in feed.items())
+
+
+# ---------------------------------------------------------------- what may differ
+def base_tolerance(cutting: Cutting) -> float:
+    """Returns the relative error that is allowed at least: by the arithmetic in the graph."""
+    coupling = cutting.coupling
+    if any("Quantize" in n.op_type or "QLinear" in n.op_type or "Integer" in n.op_type for n in coupling.nodes):
+        return QUANTIZED_TOLERANCE
+    types = {np.dtype(t).itemsize for t in coupling.trace.dtypes.values() if np.dtype(t).kind in "fV"}
+    return HALF_TOLERANCE if 2 in types else TOLERANCE
+
+
+def own_noise(subject: Subject, feeds: Sequence[Feed], found: Sequence[Outputs], providers: Sequence[str]) -> float:
+    """Returns how far a model moves under one ulp on its inputs, or at another optimisation level.
+
+    Args:
+        subject: the model.
+        feeds: what it is run on.
+        found: what it computed.
+        providers: where.
+    """
+    moved = [{k: np.nextafter(v, np.inf) if v.dtype.kind == "f" else v for k, v in f.items()} for f in feeds]
+    others = [run_all(subject, moved, providers), run_all(subject, feeds, providers, optimise=False)]
+    return max(difference(a, b, a) for other in others for a, b in zip(found, other, strict=True))
+
+
+def noise_floor(
+    subject: Subject, feeds: Sequence[Feed], found: Sequence[Outputs], providers: Sequence[str]
+) -> float | None:
+    """Returns how far a model alone moves from the CPU to other providers: what no pruned model can be blamed for.
+
+    Args:
+        subject: the model.
+        feeds: what it is run on.
+        found: what it computed on the providers.
+        providers: onnxruntime's names of them.
+
+    Returns:
+        The largest difference relative to each output's largest value; None on the CPU, and where the model needs
+        another provider.
+    """
+    if not off_cpu(providers):
+        return None
+    try:
+        on_cpu = run_all(subject, feeds, (CPU,))
+    except (ModelError, ProviderError, RunError):
+        return None
+    return max(difference(a, b, a) for a, b in zip(on_cpu, found, strict=True))
 
 
 def difference(expected: Outputs, found: Outputs, original: Outputs) -> float:
@@ -211,38 +304,3 @@ def _refused(original: ir.Model) -> bool:
         except onnx.checker.ValidationError:
             return True
     return False
-
-
-@contextmanager
-def ready(model: Path | ir.Model, external: bool) -> Iterator[Path | onnx.ModelProto]:
-    """Gives what a session can be made of: a path as it is, a model as a message or, if large, as a temporary file."""
-    if isinstance(model, Path):
-        yield model
-    elif not external and _weights(model) < IN_MEMORY:
-        yield ir.to_proto(model)
-    else:
-        with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-            path = Path(folder) / "model.onnx"
-            save(model, path, external=True)
-            yield path
-
-
-def _weights(model: ir.Model) -> int:
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-
-
-def run_all(
-    subject: Path | onnx.ModelProto,
-    feeds: Sequence[Mapping[str, np.ndarray]],
-    providers: Sequence[str],
-    *,
-    optimise: bool = True,
-) -> list[Outputs]:
-    """Returns the outputs for each feed."""
-    session = open_session(subject, providers, optimise=optimise)
-    names = [o.name for o in session.get_outputs()]
-    return [dict(zip(names, session.run(None, dict(f)), strict=True)) for f in feeds]
-
-
-def _shapes(feed: Feed) -> str:
-    return ", ".join(f"{name} {list(v.shape)}" for name, v in feed.items())

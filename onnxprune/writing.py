@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import os
 import re
 import secrets
@@ -26,6 +25,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnxprune import faithful, guard
 from onnxprune.errors import ModelError, RunError, UsageError, quote
 from onnxprune.files import MAX_PROTO_BYTES, DataFolder, read_model_file
+from onnxprune.unfinished import PREFIX, Unfinished, mentions, remove_data, taking_part
 
 if TYPE_CHECKING:
     from onnxprune.model import Source
@@ -38,7 +38,6 @@ EXTERNAL_FROM = 1024
 _ALIGN_FROM = 1 << 16  # tensors from this size start on a page, so that runtimes can map them
 _PAGE, _WORD = 4096, 16
 _CHUNK = 1 << 22
-_PREFIX = ".onnxprune-"  # of temporary files
 _ROOM = 1 << 26  # bytes that everything but the tensors may take in a model of nearly 2 GiB
 _STEM_BYTES = 200  # file names end at 255 bytes, and the hash must fit
 
@@ -98,25 +97,24 @@ def save(
     serialized = faithful.to_proto(model)
     transaction = _Transaction(path)
     try:
-        data_file = _place_tensors(serialized, transaction, external)
-        temporary = transaction.create(".onnx")
-        with temporary.open("wb") as file:
-            file.write(_encode(serialized.proto))
-            _flush(file)
-        _reread(temporary, data_file)
-        if check is not None:
-            check(temporary)
-        outdated = _outdated(path, data_file, faithful.original_of(model))
-        transaction.finish(temporary)
+        with taking_part(path.absolute().parent):
+            data_file = _place_tensors(serialized, transaction, external)
+            temporary = transaction.create(".onnx")
+            with temporary.open("wb") as file:
+                file.write(_encode(serialized.proto))
+                _flush(file)
+            _reread(temporary, data_file)
+            if check is not None:
+                check(temporary)
+            outdated = _outdated(path, data_file, faithful.original_of(model))
+            transaction.finish(temporary)
     except OSError as error:
         raise RunError(
             f"{quote(os.fspath(path), 300)} cannot be written ({error.strerror or error}): nothing was changed"
         ) from error
     finally:
-        transaction.clean_up()
-    for old in outdated:
-        with contextlib.suppress(OSError):  # the model is there: what is left over does no harm
-            old.unlink(missing_ok=True)
+        transaction.unfinished.remove()
+    remove_data(path, outdated)
     return (path,) if data_file is None else (path, data_file)
 
 
@@ -125,26 +123,25 @@ class _Transaction:
     """The files that a save has made so far; what is not moved in at the end is removed."""
 
     path: Path
-    made: list[Path] = field(default_factory=list)
+    unfinished: Unfinished = field(init=False)
 
     def __post_init__(self) -> None:
-        _OPEN.add(self)
+        self.unfinished = Unfinished(self.path)
 
     def create(self, suffix: str) -> Path:
         """Returns a new empty file beside the place of the model."""
-        new = self.path.absolute().parent / f"{_PREFIX}{secrets.token_hex(8)}{suffix}"
+        new = self.path.absolute().parent / f"{PREFIX}{secrets.token_hex(8)}{suffix}"
+        self.unfinished.add(new)
         # Not by tempfile, whose files only their owner may read: this one is to stay.
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        self.made.append(new)
         return new
 
     def rename(self, old: Path, new: Path) -> None:
         """Moves one of the made files; unless it replaces a file (of the same content), it can still be undone."""
-        existed = new.exists()
+        if not new.exists():
+            self.unfinished.add(new)
         old.replace(new)
-        self.made.remove(old)
-        if not existed:
-            self.made.append(new)
+        self.unfinished.drop(old)
 
     def finish(self, temporary: Path) -> None:
         """Moves the .onnx in; from here on nothing is undone."""
@@ -152,28 +149,7 @@ class _Transaction:
             temporary.chmod(self.path.stat().st_mode & 0o777)
         _flush_folder(self.path.absolute().parent)
         temporary.replace(self.path)
-        self.made.clear()
         _flush_folder(self.path.absolute().parent)
-
-    def unfinished(self) -> list[Path]:
-        """Returns what was made and not moved in; the data file too, unless the .onnx that names it has been."""
-        moved_in = any(file.suffix == ".onnx" and not file.exists() for file in self.made)
-        return [file for file in list(self.made) if file.name.startswith(_PREFIX) or not moved_in]
-
-    def clean_up(self) -> None:
-        """Removes what was made and not moved in."""
-        for file in self.unfinished():
-            with contextlib.suppress(OSError):  # the error that led here says more
-                file.unlink(missing_ok=True)
-        _OPEN.discard(self)
-
-
-_OPEN: set[_Transaction] = set()
-
-
-def unfinished() -> list[Path]:
-    """Returns the files of saves that are under way in this process: what to remove if it must end at once."""
-    return [file for each in list(_OPEN) for file in each.unfinished()]
 
 
 def _flush(file: BinaryIO) -> None:
@@ -365,17 +341,9 @@ def _outdated(path: Path, data_file: Path | None, original: faithful.Original | 
     pattern = re.compile(re.escape(_stem(path)) + r"\.[0-9a-f]{12}\.data")
     folder = path.absolute().parent
     candidates = [file for file in folder.iterdir() if pattern.fullmatch(file.name) and file != data_file]
-    candidates = [file for file in candidates if _mentions(path, file.name)]
+    candidates = [file for file in candidates if mentions(path, file.name)]
     if original is not None and original.path is not None and not _same(original.path, path):
         candidates = [file for file in candidates if not any(_same(file, used) for used in original.data_files)]
     others = [file for file in folder.glob("*.onnx") if candidates and not file.is_symlink() and not _same(file, path)]
-    others = [file for file in others if not file.name.startswith(".onnxprune-")]
-    return [file for file in candidates if not any(_mentions(other, file.name) for other in others)]
-
-
-def _mentions(path: Path, name: str) -> bool:
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(os.fsencode(name)) >= 0
-    except (OSError, ValueError):
-        return False
+    others = [file for file in others if not file.name.startswith(PREFIX)]
+    return [file for file in candidates if not any(mentions(other, file.name) for other in others)]

@@ -12,6 +12,7 @@ import random
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +273,59 @@ def _constant_attribute() -> onnx.ModelProto:
     return model_of(nodes)
 
 
+def vast_sizes(*, arithmetic: bool) -> onnx.ModelProto:
+    """Returns a model with an input of 2^31 sizes, which shape inference with data propagation would all write down."""
+    nodes = [helper.make_node("ConstantOfShape", ["total" if arithmetic else "s"], ["c"], "fill")]
+    if arithmetic:
+        nodes[:0] = [
+            helper.make_node("Concat", ["s", "s"], ["two"], "join", axis=0),
+            helper.make_node("Add", ["two", "two"], ["total"], "double"),
+        ]
+    model = sound()
+    model.graph.input.append(helper.make_tensor_value_info("s", TensorProto.INT64, [1 << 31]))
+    model.graph.output.append(onnx.ValueInfoProto(name="c"))
+    model.graph.node.extend(nodes)
+    return model
+
+
+def bomb(kind: str) -> onnx.ModelProto:
+    """Returns a perceptron that also makes a value of terabytes out of a few bytes."""
+    amounts = {
+        "ConstantOfShape": np.array([1 << 20, 1 << 22], np.int64),
+        "Expand": np.array([1 << 20, 1 << 20, 1, 1], np.int64),
+        "Tile": np.array([1 << 20, 1 << 22], np.int64),
+        "Resize": np.array([1e5, 1e7], np.float32),
+        "Pad": np.array([0, 0, 1 << 20, 1 << 40], np.int64),
+        "Range": np.array(1 << 45, np.int64),
+    }
+    inputs = {
+        "ConstantOfShape": ["amount"],
+        "Resize": ["r", "", "amount"],
+        "Range": ["zero", "amount", "one"],
+    }.get(kind, ["r", "amount"])
+    model = sound()
+    model.graph.node.append(helper.make_node(kind, inputs, ["vast"], "bomb"))
+    constants = {"amount": amounts[kind]}
+    if kind == "Range":
+        constants |= {"zero": np.array(0), "one": np.array(1)}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    model.graph.node.append(helper.make_node("Shape", ["vast"], ["size"], "size"))
+    model.graph.output.append(helper.make_tensor_value_info("size", TensorProto.INT64, [None]))
+    return model
+
+
+def not_finite(value: float, *, everywhere: bool = False) -> onnx.ModelProto:
+    """Returns a perceptron in which a weight, or all weights of the hidden layer, are no numbers."""
+    weights = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)
+    if everywhere:
+        weights[:] = value
+    else:
+        weights[3, 5] = value
+    model = sound()
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w1"))
+    return model
+
+
 # -------------------------------------------------------------------------------------------------- graphs
 def all_zero() -> onnx.ModelProto:
     """Returns a perceptron whose hidden layer is all zeros."""
@@ -459,6 +513,57 @@ def nothing_to_prune() -> onnx.ModelProto:
     return model_of([helper.make_node("Relu", ["x"], ["y"])], outputs=[floats("y", "N", 8)])
 
 
+NASTY = (
+    "<script>alert(1)</script>",
+    "]]>",
+    "\x1b[31mred\x1b]0;title\x07",
+    "two\nlines\r",
+    "\u202eright to left\u2066",
+    "::error file=x::gone",
+    "##[error]gone",
+    "| a | b |`code`",
+    "../../etc/passwd",
+    "{{7*7}}${HOME}%s",
+)
+"""Names that mean something to a terminal, a page, a table, a log of CI, a shell or a file system."""
+
+
+def named(names: Sequence[str]) -> onnx.ModelProto:
+    """Returns a perceptron whose nodes, weights, values, and metadata have these names."""
+    model = sound()
+    fresh = {old: f"{names[k % len(names)]}{k}" for k, old in enumerate(("w1", "b1", "w2", "b2", "h", "r", "x", "y"))}
+    for node in model.graph.node:
+        node.name = f"{names[len(node.name) % len(names)]}{node.name}"
+        node.input[:] = [fresh[name] for name in node.input]
+        node.output[:] = [fresh[name] for name in node.output]
+    for each in (*model.graph.initializer, *model.graph.input, *model.graph.output):
+        each.name = fresh[each.name]
+    model.graph.name = model.producer_name = names[0]
+    model.metadata_props.add(key=names[0], value=names[-1])
+    return model
+
+
+def long_name() -> onnx.ModelProto:
+    """Returns a perceptron in which a weight and a node have names of 10 MB."""
+    model = sound()
+    model.graph.node[0].name = "n" * 10_000_000
+    model.graph.node[0].input[1] = model.graph.initializer[0].name = "w" * 10_000_000
+    return model
+
+
+def _heavy_metadata(model: onnx.ModelProto) -> None:
+    model.metadata_props.add(key="history of everything", value="v" * 100_000_000)
+
+
+def _name_cases() -> list[Case]:
+    return [
+        *(_good(31, f"names of {name[:12]!r}", partial(named, [name])) for name in NASTY),
+        _good(31, "names of 10 MB", long_name),
+        _good(32, "names that lead elsewhere", lambda: named(["../../../x", "/etc/passwd"])),
+        Case(33, "100 MB of metadata", _changed(_heavy_metadata), frozenset({0})),
+    ]
+
+
 def _no_opset(model: onnx.ModelProto) -> None:
     del model.opset_import[:]
 
@@ -469,7 +574,16 @@ def _no_outputs(model: onnx.ModelProto) -> None:
 
 def corpus() -> list[Case]:
     """Returns all cases that this machine can make."""
-    return [*_file_cases(), *_external_cases(), *_tensor_cases(), *_graph_cases(), *_command_cases()]
+    return [
+        *_file_cases(),
+        *_external_cases(),
+        *_tensor_cases(),
+        *_vast_cases(),
+        *_number_cases(),
+        *_graph_cases(),
+        *_name_cases(),
+        *_command_cases(),
+    ]
 
 
 def _bad(row: int, name: str, writer: Callable[[Path], Path], says: str = "") -> Case:
@@ -589,6 +703,27 @@ def _graph_cases() -> list[Case]:
         Case(28, "opset 999", _changed(_opset_999), frozenset({3, 5})),
         _good(30, "nothing to prune", nothing_to_prune, 6),
     ]
+
+
+def _vast_cases() -> list[Case]:
+    kinds = ("ConstantOfShape", "Expand", "Tile", "Resize", "Pad", "Range")
+    return [
+        Case(17, "2^31 sizes", _model(lambda: vast_sizes(arithmetic=False)), frozenset({3})),
+        Case(17, "2^31 sizes and arithmetic", _model(lambda: vast_sizes(arithmetic=True)), frozenset({3})),
+        *(Case(18, f"{kind} of terabytes", _model(partial(bomb, kind)), frozenset({3, 7})) for kind in kinds),
+    ]
+
+
+def _number_cases() -> list[Case]:
+    data_free = ("--ratio", "0.5", "--criterion", "l1", "--compensate", "none")
+    cases = []
+    for value in (float("nan"), float("inf"), float("-inf")):
+        for everywhere in (False, True):
+            where = "all weights" if everywhere else "one weight"
+            build = partial(not_finite, value, everywhere=everywhere)
+            cases.append(Case(19, f"{where} {value}", _model(build), frozenset({0, 3, 6})))
+            cases.append(Case(19, f"{where} {value}, no data", _model(build), frozenset({0, 3, 6}), options=data_free))
+    return cases
 
 
 def _command_cases() -> list[Case]:

@@ -82,7 +82,7 @@ def test_a_script_may_import_its_neighbours_and_print(
     assert sys.path == before
     captured = capsys.readouterr()
     assert captured.out == "" and "hello" in captured.err
-    assert not any(name.startswith("onnxprune_data_script") for name in sys.modules)
+    assert not any(name.startswith("onnxprune_script") for name in sys.modules)
 
 
 @pytest.mark.parametrize(

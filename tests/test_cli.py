@@ -98,20 +98,20 @@ def test_help_offers_what_is_built_and_nothing_else() -> None:
     built = set(re.findall(r"--([a-z-]+)", shown)) - {"help", "json", "quiet", "verbose"}
     known = {name.replace("_", "-") for name in inspect.signature(pipeline.prune).parameters}
     own = {"no-validate", "report", "plan", "timeout", "calib", "no-streams", "mean", "std", "image-size", "layout"}
+    own |= {"eval", "max-memory", "config", "print-config"}
     assert built - known == own
-    for later in ("max-drop", "--eval", "html", "latency", "sensitivity"):
-        assert later not in shown
     (line,) = (line for line in re.sub(r"\n {10,}", " ", shown).splitlines() if "--criterion" in line)
     assert set(CRITERIA) <= set(re.findall(r"\w+", line))
 
 
 def test_the_options_are_those_of_the_function() -> None:
     own = {"output", "in_place", "reports", "plan_path", "timeout", "as_json", "quiet", "verbose", "help"}
-    own |= {"targets", "mean", "std", "image_size", "layout"}
+    own |= {"targets", "mean", "std", "image_size", "layout", "max_memory"}
     given = cli.prune.prune.make_context("prune", ["model.onnx"]).params
     passed_on = {name: value for name, value in given.items() if name not in own}
     parameters = inspect.signature(pipeline.prune).parameters
     assert set(passed_on) <= set(parameters)
+    assert (passed_on.pop("max_ratio_per_group"), passed_on.pop("min_units")) == ((), ())  # texts, that become numbers
     for name in set(passed_on) - {"model"}:
         assert passed_on[name] == parameters[name].default, name
 
@@ -201,7 +201,7 @@ def test_reports(model: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert read(paths[0]).macs.after == 8 * 32 + 32 * 4
     assert paths[0].read_text() == paths[2].read_text()
-    assert paths[1].read_text().startswith("# onnxprune report")
+    assert paths[1].read_text().startswith("# onnxprune: pruning report of")
 
 
 def test_a_plan_is_replayed_to_the_same_bytes(model: Path, tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_ratio_that_is_none(model: Path, ratio: str) -> None:
         (["--ratio", "0.5", "--rato", "0.5"], "--ratio"),
         (["--ratio", "0.5", "extra"], "extra"),
         (["--ratio"], "--ratio"),
-        (["--ratio", "0.5", "--report", "r.html"], ".json or .md"),
+        (["--ratio", "0.5", "--report", "r.pdf"], ".html or .json or .md or .xml"),
         (["--ratio", "0.5", "--report", "report"], ".json or .md"),
     ],
 )
@@ -517,3 +517,60 @@ def test_nasty_names_steer_nothing(tmp_path: Path) -> None:
             assert args[-1] == "--json" or "##[" not in text
             assert not any(line.strip().startswith("::") for line in text.splitlines())
     assert "[bold]b[/bold]" in run("inspect", path).stdout
+
+
+# -------------------------------------------------------------------------------------------------- targets and bounds
+def test_targets_and_bounds_of_the_command(model: Path, tmp_path: Path) -> None:
+    found = run(
+        model, *BARE, "--allocation", "uniform", "--target", "macs=0.6", "--target", "params=0.55", "--min-units", "20",
+        "--max-ratio-per-group", "w1=0.5", "--align", "4", "--json",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.stderr
+    report = Report.from_dict(json.loads(found.stdout))
+    assert report.macs.ratio <= 0.6
+    assert report.params.ratio <= 0.55
+    assert all((group.units - group.cut) % 4 == 0 for group in report.groups if group.cut)
+    assert report.options["targets"] == {"macs": 0.6, "params": 0.55}
+    assert report.options["max_ratio_per_group"] == {"w1": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--target", "macs=0.5", "--target", "macs=0.4"], "given twice"),
+        (["--target", "width=0.5"], "one of macs, params, size, latency"),
+        (["--ratio", "0.5", "--max-drop", "1"], "contradict"),
+        (["--max-drop", "nan"], "max-drop"),
+        (["--ratio", "0.5", "--align", "x"], "--align"),
+        (["--ratio", "0.5", "--min-units", "x"], "--min-units"),
+        (["--ratio", "0.5", "--max-ratio-per-group", "2"], "max-ratio-per-group"),
+        (["--ratio", "0.5", "--max-ratio-per-group", "nothing=0.5"], "matches no group"),
+        (["--ratio", "0.5", "--eval", "x.npz"], "--labels"),
+        (["--ratio", "0.5", "--calib", "x.npz", "--data-script", "x.py"], "both given"),
+        (["--ratio", "0.5", "--allocation", "sensitive"], "did you mean sensitivity"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(args: list[str], says: str, model: Path) -> None:
+    refused(run(model, *args), 2, says)
+
+
+def test_a_target_out_of_reach_ends_with_its_own_code(model: Path) -> None:
+    refused(
+        run(model, *BARE, "--allocation", "uniform", "--target", "macs=0.001"), 6, "best that can be had is macs=0."
+    )
+    assert not list(model.parent.glob("*.pruned.onnx"))
+
+
+def test_a_dry_run_at_a_ratio_reads_no_data(model: Path) -> None:
+    assert run(model, "--ratio", "0.5", "--calib", "missing.npz", "--dry-run").exit_code == 0
+
+
+def test_labelled_data_are_measured_before_and_after(model: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "test.npz", x=rng.normal(size=(32, 8)).astype(np.float32), truth=rng.integers(0, 4, 32))
+    found = run(model, *HALF, "--eval", tmp_path / "test.npz", "--labels", "truth", "--json")
+    assert found.exit_code == 0, found.stderr
+    task = Report.from_dict(json.loads(found.stdout)).task
+    assert task is not None
+    assert task.samples == 32
+    assert 0 <= task.top1.after <= 100

@@ -11,20 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reports import NASTY, pruning
 
 import onnxprune
-from onnxprune import errors
+from onnxprune import errors, records
 from onnxprune import report as reports
 from onnxprune.errors import DataError, RunError
-from onnxprune.markdown import to_markdown
 from onnxprune.report import Count, FrozenRow, GroupRow, Inspection, OutputFidelity, Report, Validation
 from onnxprune.terminal import console_on, print_inspection, print_report, safe
-
-NASTY = (
-    "a\nb", "\x1b[31mred", "\u202eevil", "::error file=x::pwned", " ::warning::x", "##vso[task.setvariable x]y",
-    "[bold red]markup[/]", "<script>alert(1)</script>", "]]>", "a|b", "``tick`", "x" * 1_000_000, "@everyone",
-    ":smile:", "\udcff", "\r::error::y", "\x9b31m", "![](http://evil)", "$x$", "\x7f", "",
-)  # fmt: skip
 
 
 def full(name: str = "conv1.weight", **changes: Any) -> Report:
@@ -111,6 +105,9 @@ def test_any_name_survives_json(name: str) -> None:
     [
         (lambda v: v.update(version=2), "version"),
         (lambda v: v.pop("version"), "version"),
+        (lambda v: v.update(version=True), "version"),
+        (lambda v: v.update(kind="inspect"), "kind 'inspect', not 'prune'"),
+        (lambda v: v.pop("kind"), "kind"),
         (lambda v: v.pop("macs"), "lacks macs"),
         (lambda v: v.update(macs=3), "macs should be an object"),
         (lambda v: v["macs"].update(before="many"), "report.macs.before should not be a str"),
@@ -130,7 +127,7 @@ def test_what_is_no_report_is_refused(change: Any, says: str) -> None:
 
 def test_reading_a_file(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    reports.write(path, full().to_json())
+    records.write(path, full().to_json())
     assert reports.read(path) == full()
     for text in ("", "[]", "{", "[" * 100_000, "nul"):
         path.write_text(text)
@@ -147,13 +144,13 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text("old")
     with pytest.raises(UnicodeEncodeError):
-        reports.write(path, "\udcff")
+        records.write(path, "\udcff")
     assert path.read_text() == "old"
     with pytest.raises(RunError, match="cannot be written"):
-        reports.write(tmp_path / "none" / "r.json", "new")
+        records.write(tmp_path / "none" / "r.json", "new")
     (tmp_path / "taken").mkdir()
     with pytest.raises(RunError, match="cannot be written"):
-        reports.write(tmp_path / "taken", "new")
+        records.write(tmp_path / "taken", "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "taken"]
 
 
@@ -198,6 +195,17 @@ def test_what_was_not_done_is_said() -> None:
     assert "approximate" in printed(full(validation=dataclasses.replace(found, error=None)))
 
 
+def test_what_was_measured_is_shown() -> None:
+    text = printed(pruning())
+    rows = [line.split() for line in text.splitlines()]
+    assert ["latency,", "ms", "0.4", "0.25", "62.5", "%"] in rows
+    assert ["top-1,", "%", "99.0", "98.0"] in rows
+    assert "top-1 drop: 1.0 points (-0.5 to 2.5) on 180 samples of conv1.weight" in text
+    assert "classes that lost most, in points: 1 lost 5.0" in text
+    assert "speedup: 1.60 (1.50 to 1.70)\n" in text
+    assert "(on conv1.weight)" in text
+
+
 def test_verbose_shows_groups_and_stages() -> None:
     text = printed(full(), verbose=True)
     assert "MACs/unit" in text
@@ -216,7 +224,8 @@ def test_an_inspection_shows_groups_and_reasons() -> None:
 
 @pytest.mark.parametrize("name", NASTY, ids=range(len(NASTY)))
 def test_no_name_steers_a_terminal_or_a_log(name: str) -> None:
-    for text in (printed(full(name), verbose=True), printed(full(name)), printed(inspection(name))):
+    reports = (full(name), pruning(name), inspection(name))
+    for text in (printed(full(name), verbose=True), *map(printed, reports)):
         assert all(c == "\n" or c.isprintable() for c in text)
         assert "##" not in text
         assert not any(line.strip().startswith("::") for line in text.splitlines())
@@ -245,56 +254,6 @@ def test_safe() -> None:
     assert safe("::error::x") == "\\::error::x"
     assert safe("a\x1b[0mb\u202e") == "a\\x1b[0mb\\u202e"
     assert len(safe("x" * 10_000_000, 60)) < 80
-
-
-# -------------------------------------------------------------------------------------------------- Markdown
-def test_markdown_has_all_parts() -> None:
-    text = to_markdown(full())
-    assert "| MACs | 1,000 | 250 | 25.0 % |" in text
-    assert "| `conv1.weight` | 16 | 8 | 12 | 3 | `conv1.weight`, `conv1.weight`, `conv1.weight`, 1 more |" in text
-    assert "> **Warning:** conv1.weight" in text
-    assert "| others stay | 3 |" in text
-    assert "The cut is exact: 3.0e-07" in text
-    assert "Not validated." in to_markdown(full(validation=None))
-
-
-@pytest.mark.parametrize("name", NASTY, ids=range(len(NASTY)))
-def test_no_name_becomes_markdown(name: str) -> None:
-    plain = to_markdown(full())
-    text = to_markdown(full(name))
-    assert len(text.splitlines()) == len(plain.splitlines())
-    for line, model in zip(text.splitlines(), plain.splitlines(), strict=True):
-        if model.startswith("|"):  # as many cells: no pipe but an escaped one ends one
-            assert line.replace("\\|", "").count("|") == model.count("|")
-        outside = _without_code(line)
-        assert "<script" not in outside
-        assert "](" not in outside
-        assert "@everyone" not in outside
-    assert all(c == "\n" or c.isprintable() for c in text)
-    assert len(text) < 100_000
-
-
-def _without_code(line: str) -> str:
-    """Returns a line without its code spans, found as CommonMark finds them: runs of equally many backticks."""
-    out, position = "", 0
-    while position < len(line):
-        run = len(line[position:]) - len(line[position:].lstrip("`"))
-        if not run:
-            out, position = out + line[position], position + 1
-            continue
-        end = position + run
-        while (end := line.find("`" * run, end)) >= 0:
-            length = len(line[end:]) - len(line[end:].lstrip("`"))
-            if length == run:
-                break
-            end += length
-        position = position + run if end < 0 else end + run
-    return out
-
-
-def test_long_tables_are_cut_short() -> None:
-    text = to_markdown(full(groups=full().groups[:1] * 1500))
-    assert "500 more rows are in the JSON report." in text
 
 
 # -------------------------------------------------------------------------------------------------- public names

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from onnxprune.calibration.batches import DEFAULT_SAMPLES, Calibration
+from onnxprune.calibration.batches import DEFAULT_SAMPLES, Calibration, samples_in
 from onnxprune.calibration.opening import Data, open_calibration
 from onnxprune.calibration.pictures import PictureOptions
 from onnxprune.calibration.protobuf import find_test_data
@@ -20,4 +20,5 @@ __all__ = [
     "find_test_data",
     "open_calibration",
     "open_script",
+    "samples_in",
 ]

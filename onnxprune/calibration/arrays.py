@@ -6,12 +6,13 @@ they are asked for.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import stat
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -25,7 +26,7 @@ from onnxprune.calibration.layout import Layout
 from onnxprune.errors import DataError, UsageError, quote
 from onnxprune.inputs import InputSpec
 
-__all__ = ["beginning", "from_dict", "from_file", "from_files", "shown_path"]
+__all__ = ["beginning", "column_of", "from_dict", "from_file", "from_files", "shown_path"]
 
 # Deflate reaches 1,000 to 1 on constants only. A mask of ones is one, but not by the gigabyte.
 _BOMB_BYTES = 1 << 28
@@ -82,6 +83,37 @@ def from_files(paths: Sequence[Path], specs: Sequence[InputSpec], layout: Layout
         columns = {name: _npy(path) for name, path in by_input.items()}
         return [table(columns, specs, layout, shown_path(paths[0].parent))]
     return [from_file(path, specs, layout, single=True) for path in paths]
+
+
+def column_of(path: Path, name: str | None = None) -> Column:
+    """Return one array of a file, or of a folder with one file per array.
+
+    Args:
+        path: a .npy file, a .npz file, or a folder of such files.
+        name: of the array in a .npz or a folder; None: the only one there is.
+
+    Raises:
+        UsageError: the path names no readable file.
+        DataError: it holds no such array, is damaged, or no array file.
+    """
+    if path.is_dir() and name is not None:
+        beside = path / f"{name}.npy"
+        if beside.parent == path and beside.is_file():
+            return _npy(beside)
+        raise DataError(f"{shown_path(path)} holds no {quote(f'{name}.npy')}: put it there, or give the file's path")
+    start = beginning(path)
+    if start.startswith(b"\x93NUMPY") and name is None:
+        return _npy(path)
+    if not start.startswith(b"PK"):
+        what = "is one array, without names" if start.startswith(b"\x93NUMPY") else f"is {_what(start)}"
+        raise DataError(f"{shown_path(path)} {what}: give a .npz that holds the array, or the path of a .npy")
+    with _archive(path) as (archive, file, members):
+        if name is None and len(members) == 1:
+            name = next(iter(members))
+        if name is None or name not in members:
+            wanted = "more than one array" if name is None else f"no array {quote(name)}"
+            raise DataError(f"{shown_path(path)} holds {wanted}: it has {checks.shown(members)}")
+        return _member(archive, file, path, members[name])
 
 
 def shown_path(path: Path) -> str:
@@ -171,14 +203,21 @@ def _npy(path: Path) -> Column:
 
 def _npz(path: Path, specs: Sequence[InputSpec]) -> dict[str, Column]:
     """Return the arrays of an archive, after a look at names and headers alone."""
+    with _archive(path) as (archive, file, members):
+        checks.names(members, specs, shown_path(path))
+        return {name: _member(archive, file, path, member) for name, member in members.items()}
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, BinaryIO, dict[str, zipfile.ZipInfo]]]:
+    """Give an archive, its file, and its members by the names of their arrays."""
     where = shown_path(path)
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
             if len(members) != len(archive.infolist()):
                 raise DataError(f"{where} holds two arrays of one name: save it again")
-            checks.names(members, specs, where)
-            return {name: _member(archive, file, path, member) for name, member in members.items()}
+            yield archive, file, members
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise DataError(f"{where} is no readable archive ({error}): save it again with numpy.savez") from None
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.calibration import checks
 from onnxprune.calibration.columns import ArrayRows, Column, FileRows, Merged, Spool
-from onnxprune.calibration.layout import Layout, fits
+from onnxprune.calibration.layout import Layout, fits, layout
 from onnxprune.errors import DataError, UsageError, quote
 from onnxprune.inputs import InputSpec
 
@@ -207,6 +207,14 @@ def _stored(spec: InputSpec, array: np.ndarray, where: str, spool: Spool | None)
     if checked.dtype.kind == "O":
         checked = checked.astype(str)
     return FileRows(checked.shape, checked.dtype, spool, spool.append(checked))
+
+
+def samples_in(arrays: Mapping[str, np.ndarray], specs: Sequence[InputSpec]) -> int:
+    """Return how many samples a feed holds; one where no input has a batch axis."""
+    for name, axis in layout(specs).axes.items():
+        if axis is not None and name in arrays:
+            return int(arrays[name].shape[axis])
+    return 1
 
 
 # ---------------------------------------------------------------- from blocks to feeds

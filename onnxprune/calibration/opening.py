@@ -16,7 +16,7 @@ from onnxprune.calibration.pictures import PictureOptions, from_pictures, pictur
 from onnxprune.errors import DataError, UsageError, quote
 from onnxprune.inputs import InputSpec, Sizes
 
-__all__ = ["Data", "Reader", "open_calibration"]
+__all__ = ["Data", "Reader", "blocks_from_path", "open_calibration"]
 
 
 class Reader(Protocol):
@@ -72,7 +72,7 @@ def open_calibration(
     notes: tuple[str, ...] = ()
     if isinstance(data, str | os.PathLike):
         path = Path(data)
-        blocks, notes = _from_path(path, specs, place, wanted, pictures or PictureOptions())
+        blocks, notes = blocks_from_path(path, specs, place, wanted, pictures or PictureOptions())
         source = arrays.shown_path(path)
     elif isinstance(data, np.ndarray):
         if len(specs) != 1:
@@ -105,9 +105,21 @@ def _failure(error: BaseException, where: str) -> DataError:
     return DataError(f"{where} could not be had ({type(error).__name__}: {reason}): mend what gives the data")
 
 
-def _from_path(
+def blocks_from_path(
     path: Path, specs: Sequence[InputSpec], place: Layout, wanted: int, options: PictureOptions
 ) -> tuple[list[Block], tuple[str, ...]]:
+    """Return what a file or folder holds as blocks, and what the user should know.
+
+    Args:
+        path: of the file or folder.
+        specs: what the model takes.
+        place: where its batch axes are.
+        wanted: how many samples are needed of what can be read only from its beginning.
+        options: how pixels become inputs.
+
+    Raises:
+        UsageError, DataError, ProviderError: see `open_calibration`.
+    """
     name = quote(os.fspath(path), 300)
     try:
         if not path.is_dir():

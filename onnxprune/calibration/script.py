@@ -18,7 +18,7 @@ from onnxprune.calibration.layout import layout
 from onnxprune.errors import DataError, OnnxPruneError, UsageError, quote
 from onnxprune.inputs import InputSpec
 
-__all__ = ["open_script", "split_script"]
+__all__ = ["execute", "failure", "open_script", "running", "split_script"]
 
 _USUAL = ("load_data", "get_data", "calibration_data", "data_reader", "reader", "data")
 
@@ -45,13 +45,13 @@ def open_script(
     path, name = split_script(script)
     wanted = count(samples)
     place = layout(specs)
-    with _running(path) as module:
-        _execute(path, module)
+    with running(path) as module:
+        execute(path, module)
         data = _data(_pick(module, path, name), path)
         if isinstance(data, Mapping):
             blocks = [arrays.from_dict(data, specs, place)]
         else:
-            items = streams.items_of(data, lambda error, where: _failure(error, path, where))
+            items = streams.items_of(data, lambda error, where: failure(error, path, where))
             blocks = streams.blocks_of(items, specs, place, wanted)
     source = f"script {arrays.shown_path(path)}"
     if not sum(b.rows for b in blocks):
@@ -66,11 +66,17 @@ def split_script(script: str | Path) -> tuple[Path, str | None]:
 
 
 @contextlib.contextmanager
-def _running(path: Path) -> Iterator[types.ModuleType]:
-    """Give the module that the script fills, while it can import its neighbours and prints to stderr."""
-    arrays.beginning(path)
-    module = types.ModuleType(f"onnxprune_data_script_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}")
-    module.__file__ = str(path)
+def running(path: Path, module: types.ModuleType | None = None) -> Iterator[types.ModuleType]:
+    """Give the module that the script fills, while it can import its neighbours and prints to stderr.
+
+    Args:
+        path: of the script.
+        module: what it filled before, if it is only called again.
+    """
+    if module is None:
+        arrays.beginning(path)
+        module = types.ModuleType(f"onnxprune_script_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}")
+        module.__file__ = str(path)
     folder = str(path.resolve().parent)
     sys.modules[module.__name__] = module  # dataclasses and the like look their module up
     sys.path.insert(0, folder)
@@ -83,11 +89,16 @@ def _running(path: Path) -> Iterator[types.ModuleType]:
             sys.path.remove(folder)
 
 
-def _execute(path: Path, module: types.ModuleType) -> None:
+def execute(path: Path, module: types.ModuleType) -> None:
+    """Run a script.
+
+    Raises:
+        DataError: it failed.
+    """
     try:
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
-        raise _failure(error, path, "running it") from error
+        raise failure(error, path, "running it") from error
 
 
 def _pick(module: types.ModuleType, path: Path, name: str | None) -> Any:
@@ -136,7 +147,7 @@ def _data(value: Any, path: Path) -> Any:
         try:
             value = value()
         except (Exception, SystemExit) as error:
-            raise _failure(error, path, f"calling {getattr(value, '__name__', 'it')}") from error
+            raise failure(error, path, f"calling {getattr(value, '__name__', 'it')}") from error
     raise DataError(
         f"script {arrays.shown_path(path)} gives a {type(value).__name__}: "
         "give an object with get_next(), an iterable of dicts, or a dict of arrays"
@@ -149,7 +160,7 @@ def _gives(value: Any) -> bool:
     return callable(getattr(value, "get_next", None)) or hasattr(value, "__iter__") or hasattr(value, "__getitem__")
 
 
-def _failure(error: BaseException, path: Path, doing: str) -> DataError:
+def failure(error: BaseException, path: Path, doing: str) -> DataError:
     """Return the error for an exception of the script's, with the script's part of the traceback in its notes."""
     if isinstance(error, OnnxPruneError) and isinstance(error, DataError):
         return error

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from onnxprune import __version__
-from onnxprune.cli import inspect, prune
-from onnxprune.cli.common import EXIT_CODES
+from onnxprune.cli import bench, gate, history, inspect, prune, sweep, validate
+from onnxprune.cli.common import EXIT_CODES, WORDS
 from onnxprune.cli.errors import ended
 
 # Nothing of weight is imported up here, nor by the commands: `onnxprune --help` must not wait for onnxruntime.
@@ -24,6 +24,7 @@ class _Cli(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Puts `prune` in front unless a command, or an option of the group itself, stands there."""
+        ctx.meta[WORDS] = list(args)
         if not args:
             raise click.UsageError("no model is given: onnxprune MODEL --ratio 0.5, or onnxprune --help")
         if args[0] not in self.commands and args[0] not in ("--help", "-h", "--version"):
@@ -71,14 +72,20 @@ def cli() -> None:
     """
 
 
-for _command in (prune.prune, inspect.inspect):
+for _command in (prune.prune, inspect.inspect, bench.bench, validate.validate, gate.gate, history.history, sweep.sweep):
     cli.add_command(_command)
 
 
-def main() -> None:
-    """Runs the command."""
+def prepare() -> None:
+    """Makes this process one of the command, in its environment and streams."""
     # The wheels of onnxruntime report on every session to their maker: not from a command about its user's own models.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the run
-    cli()
+
+
+def main() -> None:
+    """Runs the command; what opens a model runs in a process of its own."""
+    prepare()
+    arguments = tuple(sys.argv[1:])
+    cli.main(list(arguments), prog_name="onnxprune", obj=arguments)

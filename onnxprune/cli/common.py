@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.errors import failed, to_stderr
+from onnxprune.cli.errors import to_stderr
 from onnxprune.errors import RunError, UsageError, quote
+from onnxprune.formats import FORMATS, to_text
+from onnxprune.records import Record
 
 if TYPE_CHECKING:
     from onnxprune.pipeline import Result
-    from onnxprune.report import Report
 
-REPORT_FORMATS = (".json", ".md")
+WORDS = "onnxprune.words"  # where a context keeps what was typed
 
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 a gate failed, 2 usage, 3 model rejected, 4 data rejected,
@@ -38,7 +40,6 @@ def selection(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Execution provider: cpu (default), cuda, ...; may be repeated, in order."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N",
                      help="Seed of every random draw."),
-        click.option("--timeout", type=float, metavar="S", help="Give up after S seconds (exit code 7)."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -47,18 +48,12 @@ def selection(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def working(silent: bool, verbose: bool, timeout: float | None) -> Iterator[Callable[[str], None]]:
+def working(silent: bool, verbose: bool) -> Iterator[Callable[[str], None]]:
     """Gives a function that tells which stage has begun: on a spinner if a terminal is there, in lines if verbose."""
     from onnxprune.terminal import console_on
-    from onnxprune.timeout import time_limit
 
     console = console_on(sys.stderr)
     spinner = console.status("starting") if console.is_terminal and not silent and not verbose else None
-
-    def leave(message: str) -> None:
-        if spinner is not None:
-            spinner.stop()
-        failed(message, RunError.exit_code)
 
     def progress(stage: str) -> None:
         if spinner is not None:
@@ -66,26 +61,57 @@ def working(silent: bool, verbose: bool, timeout: float | None) -> Iterator[Call
         elif verbose:
             to_stderr(stage)
 
-    with time_limit(timeout, leave):
-        if spinner is None:
-            yield progress
-        else:
-            with spinner:
-                yield progress
+    with spinner or nullcontext():
+        yield progress
 
 
-def formatted(report: Report, suffix: str) -> str:
-    """Returns a report in the format that a file name's ending asks for."""
-    if suffix == ".json":
-        return report.to_json()
-    from onnxprune.markdown import to_markdown
+def check_written(reports: Sequence[Path], others: Mapping[str, Path | None], taken: Mapping[str, Path | None]) -> None:
+    """Passes if what is written besides a model hits no other file of this run, and can be written at all.
 
-    return to_markdown(report)
+    Args:
+        reports: paths of reports.
+        others: by option, what else is written.
+        taken: files that must not be hit, by what they are.
+
+    Raises:
+        UsageError: a path is taken, no file, or a report of no known format.
+        RunError: it cannot be written there.
+    """
+    for path in reports:
+        if path.suffix not in FORMATS:
+            raise UsageError(f"--report {name_of(path)} is of no known format: end it in {' or '.join(FORMATS)}")
+    own = dict(taken)
+    given = [(option, path) for option, path in others.items() if path is not None]
+    for option, path in [*(("--report", path) for path in reports), *given]:
+        for what, other in own.items():
+            if other is not None and same_file(path, other):
+                raise UsageError(f"{option} {name_of(path)} is {what}: give it a path of its own")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{option} {name_of(path)} is a folder or a device: give the path of a file to write")
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise RunError(f"{option} {name_of(path)} cannot be written: its folder does not exist, create it first")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise RunError(f"{option} {name_of(path)} cannot be written: its folder is read-only, choose another one")
+        own[f"another {option}"] = path
+
+
+def command_line() -> str:
+    """Returns the command as it was typed."""
+    return shlex.join(["onnxprune", *click.get_current_context().meta.get(WORDS, [])])
+
+
+def write_reports(report: Record, paths: Sequence[Path]) -> None:
+    """Writes a report, each in the format that its name's ending asks for."""
+    from onnxprune.records import write
+
+    for path in paths:
+        write(path, to_text(report, path.suffix))
 
 
 def write_text(path: Path, text: str, result: Result) -> None:
     """Writes a report or plan, if it is not data of the input: that is known only now."""
-    from onnxprune.report import write
+    from onnxprune.records import write
 
     if any(same_file(path, file) for file in result._source.data_files):
         raise UsageError(f"{name_of(path)} is a data file of the input: give it a path of its own")

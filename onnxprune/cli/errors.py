@@ -22,6 +22,7 @@ def ended(run: Callable[[], Any]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except OnnxPruneError as error:
+        _tell_notes(error)
         return failed(str(error), error.exit_code)
     except click.ClickException as error:
         return failed(str(UsageError(error.format_message())), UsageError.exit_code)
@@ -38,6 +39,15 @@ def ended(run: Callable[[], Any]) -> int:
         for line in traceback.format_exc().splitlines():
             to_stderr(safe(line, _LINE))
         return failed("this is a bug in onnxprune, please report it with the lines above", RunError.exit_code)
+
+
+def _tell_notes(error: OnnxPruneError) -> None:
+    """Prints what an error has in its notes: the traceback of the user's own script."""
+    from onnxprune.terminal import safe
+
+    for note in getattr(error, "__notes__", ()):
+        for line in note.splitlines():
+            to_stderr(safe(line, _LINE))
 
 
 def failed(message: str, code: int) -> int:

@@ -8,18 +8,29 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.common import EXIT_CODES, selection, working
+from onnxprune.cli.common import EXIT_CODES, check_written, selection, working, write_reports
+from onnxprune.cli.config import Configured
 
 
-@click.command(epilog=EXIT_CODES, short_help="Show what can be cut, and what is frozen and why.")
+@click.command(cls=Configured, epilog=EXIT_CODES, short_help="Show what can be cut, and what is frozen and why.")
 @click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--report",
+    "reports",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="PATH",
+    help="Write a report: .html, .json, .md or .xml (JUnit); may be repeated.",
+)
 @selection
-def inspect(model: Path, timeout: float | None, as_json: bool, **options: Any) -> None:
+def inspect(model: Path, reports: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Show the pruning groups of MODEL, what hangs on them, and what is frozen and why."""
-    with working(as_json, False, timeout) as progress:
+    check_written(reports, {}, {"the model": model})
+    with working(as_json, False) as progress:
         from onnxprune.pipeline import inspect as run
 
         inspection = run(model, progress=progress, **options)
+    write_reports(inspection, reports)
     if as_json:
         click.echo(inspection.to_json(), nl=False)
     else:

@@ -1,0 +1,103 @@
+"""`onnxprune bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.cli.common import EXIT_CODES, check_written, working
+from onnxprune.cli.limits import Limited
+from onnxprune.formats import to_text
+
+if TYPE_CHECKING:
+    from onnxprune.timing import Timing
+
+
+@click.command(cls=Limited, epilog=EXIT_CODES, short_help="Time the original and the pruned model in turns.")
+@click.argument("original", type=click.Path(path_type=Path))
+@click.argument("pruned", type=click.Path(path_type=Path))
+@click.option(
+    "--provider",
+    metavar="NAME",
+    multiple=True,
+    help="Execution provider: cpu (default), cuda, ...; may be repeated, in order.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="How many threads work on one operator; default: the provider's own choice.",
+)
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Samples of one run; default: 1.")
+@click.option(
+    "--calib",
+    "calibration",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Data to take the input from, as for prune; default: made up.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=300,
+    show_default=True,
+    metavar="N",
+    help="How many rounds at most: original, pruned, original.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    metavar="S",
+    help="After which no new round begins.",
+)
+@click.option(
+    "--report",
+    "reports",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="PATH",
+    help="Write a report: .html, .json, .md or .xml (JUnit); may be repeated.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Seed of made-up inputs."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def bench(original: Path, pruned: Path, reports: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Time ORIGINAL and PRUNED in turns, as they are served, and say what can be said about it.
+
+    The original takes its turn twice in every round: what it differs by from itself is the noise, and an effect that
+    is not larger is called not conclusive.
+    """
+    check_written(reports, {}, {"the original": original, "the pruned model": pruned})
+    with working(as_json, False) as progress:
+        from onnxprune.benchmark import bench as run
+
+        timing = run(original, pruned, progress=progress, **options)
+    from onnxprune.records import write
+
+    for path in reports:
+        write(path, to_text(timing, path.suffix))
+    if as_json:
+        click.echo(timing.to_json(), nl=False)
+    else:
+        for line in _lines(timing):
+            click.echo(line)
+
+
+def _lines(timing: Timing) -> Iterator[str]:
+    """Yields what is printed: both models' times, and what can be said about them."""
+    from onnxprune.terminal import safe
+    from onnxprune.timing import verdict
+
+    yield f"{'milliseconds':14}{'p10':>10}{'p50':>10}"
+    for name, spread in (("original", timing.original), ("pruned", timing.pruned)):
+        yield f"{name:14}{spread.p10:>10.4g}{spread.p50:>10.4g}"
+    yield verdict(timing)
+    threads = f"threads: {timing.threads}" if timing.threads else "the provider's own number of threads"
+    yield f"{timing.rounds} rounds on {', '.join(timing.provider)}, {threads}; {safe(', '.join(timing.inputs))}"

@@ -1,0 +1,364 @@
+"""A model under study: what is measured on it once serves any number of cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxprune import __version__, cost, history
+from onnxprune.allocation import least_important
+from onnxprune.budget import TOLERANCE, Budget, Kind, Limit
+from onnxprune.calibration import Calibration
+from onnxprune.choosing import Ground, out_of_reach
+from onnxprune.clock import Clock
+from onnxprune.coupling import Coupling
+from onnxprune.cut import cut
+from onnxprune.findings import why_nothing
+from onnxprune.frontier import Feed, Spool
+from onnxprune.knapsack import Counts
+from onnxprune.labels import Array
+from onnxprune.latency import CostTable, Serving, cost_table, feed_at, in_turns
+from onnxprune.mending import Chosen, mend
+from onnxprune.model import Source
+from onnxprune.options import Options
+from onnxprune.plan import Plan
+from onnxprune.planning import decide, freeze_node, make_plan
+from onnxprune.report import Count, Interval, LatencyChange
+from onnxprune.sensitivity import Sensitivity, divided, measure
+from onnxprune.timetable import open_timetable
+from onnxprune.units import Units, find_units
+from onnxprune.weighing import Scales
+
+__all__ = ["Cut", "Study"]
+
+ROUNDS = 5  # of choosing again after a cut was measured
+TURNS, SECONDS = 300, 10.0  # of timing the result in turns with the original
+SLACK_OF_TIMES = 0.04  # below a limit of latency that is good enough: stairs are coarse, clocks not exact
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A cut model in memory.
+
+    Attributes:
+        chosen: the cut.
+        model: what is to be written.
+        plan: which units went.
+    """
+
+    chosen: Chosen
+    model: ir.Model
+    plan: Plan
+
+
+@dataclass(eq=False)
+class Study:
+    """A model with its data and options.
+
+    Attributes:
+        source: the model as loaded.
+        coupling: its coupling; labels are frozen in it where sizes cannot follow a cut.
+        options: how to cut it.
+        providers: onnxruntime's names of execution providers.
+        clock: of the run.
+        open_data: opens the calibration data.
+        jobs: trials at a time.
+        name: what the written file is called.
+        known: what each group costs the outputs, where an earlier run has measured it.
+        stuck: nodes whose labels were frozen since their sizes cannot follow.
+        used_data: the calibration data, if anything has asked for them.
+        repeats: several cuts are to be mended, so that what does not depend on the cut is kept.
+    """
+
+    source: Source
+    coupling: Coupling
+    options: Options
+    providers: tuple[str, ...]
+    clock: Clock
+    open_data: Callable[[], Calibration]
+    jobs: int = 1
+    name: str = "model.onnx"
+    known: Sensitivity | None = None
+    stuck: tuple[int, ...] = ()
+    used_data: Calibration | None = None
+    repeats: bool = False
+    _grounds: dict[tuple[tuple[str, int], ...], Ground] = field(default_factory=dict)
+    _units: Units | None = None
+
+    # ---------------------------------------------------------------- data
+    @property
+    def data(self) -> Calibration:
+        """The calibration data, opened when something first asks for it."""
+        if self.used_data is None:
+            with self.clock.stage("read the data"):
+                self.used_data = self.open_data()
+        return self.used_data
+
+    @cached_property
+    def batches(self) -> list[Feed]:
+        """All calibration inputs, in files where they are large."""
+        return Spool().store(self.data.batches())
+
+    @cached_property
+    def scales(self) -> Scales:
+        """What weighs cuts of this model."""
+        refits = self.options.calibrates and self.options.mode != "none"
+        return Scales(self.source, self.coupling, refits, self.name)
+
+    @property
+    def held_out(self) -> list[Feed]:
+        """The calibration inputs that losses are measured on."""
+        return divided(self.batches)[1]
+
+    # ---------------------------------------------------------------- from what is wanted to a cut model
+    def at_ratio(self, ratio: float) -> Chosen:
+        """Returns the cut of a ratio as weights alone choose it."""
+        return self._decided(lambda ground: ground.at_ratio(ratio) if ratio else (0,) * len(ground.units.groups))
+
+    def within(self, limits: Sequence[Limit], asked: Mapping[str, Any]) -> Chosen:
+        """Returns the cut that is expected to hold limits, as weights alone choose it.
+
+        Args:
+            limits: what may be left.
+            asked: the options for the plan's record.
+
+        Raises:
+            TargetError: there is none.
+        """
+        return self._expected(limits, asked)[0]
+
+    def held(self, limits: Sequence[Limit], asked: Mapping[str, Any]) -> Cut:
+        """Returns the cut and mended model that holds limits.
+
+        Args:
+            limits: what may be left.
+            asked: the options for the plan's record.
+
+        Raises:
+            TargetError: there is none.
+        """
+        chosen, budget = self._expected(limits, asked)
+        found = self.finished(self.mended(chosen), asked)
+        measured = self._measured(found.chosen, limits, lambda: found.model)
+        over = budget.excess_of(measured)
+        # what the refit has added, or families have kept; clocks are not as exact as counts
+        if over > TOLERANCE or (not _timed(limits) and not -TOLERANCE <= over <= 0):
+            again, _ = self._foretold(limits, budget.corrected(chosen.counts, measured).rest)
+            if again.counts != chosen.counts:
+                found = self.finished(self.mended(again), asked)
+                measured = self._measured(found.chosen, limits, lambda: found.model)
+        if budget.excess_of(measured) > TOLERANCE:
+            raise out_of_reach(self.ground(found.chosen.cutting.units), budget, measured)
+        return found
+
+    def mended(self, chosen: Chosen, *, choose: bool = True) -> Chosen:
+        """Returns the cut with what makes up for it; with `choose`, data may exchange units."""
+        if not self.options.calibrates or not len(chosen.cutting.dead_units):
+            return chosen
+        batches = divided(self.batches)[0] if self.options.hold_out else self.batches
+        with self.clock.stage("calibrate"):
+            return mend(
+                chosen,
+                self.options,
+                batches,
+                self.providers,
+                choose=choose,
+                made_up=self.data.synthetic,
+                known=self.ground(chosen.cutting.units).orders if self.repeats else None,
+                tell=self.clock.counter("calibrate"),
+            )
+
+    def finished(self, chosen: Chosen, asked: Mapping[str, Any]) -> Cut:
+        """Returns the cut model, with the pruning in its history."""
+        with self.clock.stage("cut"):
+            model = cut(chosen.cutting, chosen.rewrite)
+            # of the original's constants alone: biases that the refit added are none of them
+            own = replace(chosen.cutting, units=replace(chosen.cutting.units, coupling=self.coupling))
+            record = {**asked, **self._times(chosen, asked)}
+            plan = make_plan(own, chosen.stuck, self.source.sha256, self.coupling.approximate, record)
+            found = Cut(chosen, model, plan)
+            if len(chosen.cutting.dead_units):
+                self._remember(found)
+        return found
+
+    # ---------------------------------------------------------------- choosing
+    def ground(self, units: Units) -> Ground:
+        """Returns what is known of units; for the same ones it is the same."""
+        key = tuple((group.name, len(group)) for group in units.groups)
+        if key not in self._grounds:
+            self._grounds[key] = Ground(units, self.options, self._sensitivity, self._cost_table, self.providers)
+        return self._grounds[key]
+
+    @property
+    def current(self) -> Ground:
+        """What is known of the units as they stand."""
+        if self._units is None:
+            self._units = find_units(self.coupling)
+        return self.ground(self._units)
+
+    def freeze(self, nodes: Sequence[int]) -> None:
+        """Freezes the labels of nodes that an earlier run found unable to follow a cut."""
+        for index in dict.fromkeys(nodes):
+            if index not in self.stuck:
+                freeze_node(self.coupling, index, "its sizes can't follow the cut")
+                self.stuck += (index,)
+                self._units = None
+
+    def settle(self) -> None:
+        """Prepares for several cuts: freezes what cannot follow deep and shallow ones, in any order."""
+        self.repeats = True
+        for share in (1.0, 0.5):
+            self._decided(lambda ground: tuple(int(share * most) for most in ground.most))  # noqa: B023
+
+    def floor(self) -> tuple[Kind, float]:
+        """Returns the kind of cost that cuts are compared by, and the least share that can be left of it."""
+        ground = self.current
+        macs = cost.macs(self.coupling)
+        if macs:
+            return "macs", ground.tally.macs(ground.most) / macs
+        weights = cost.parameters(self.coupling.model)
+        return "params", ground.tally.weights(ground.most) / max(weights, 1)
+
+    def why_nothing(self) -> str:
+        """Returns why nothing can be cut."""
+        units = self.current.units
+        return why_nothing(units, self.options.ratio, self.options.include, self.options.exclude)
+
+    def _expected(self, limits: Sequence[Limit], asked: Mapping[str, Any]) -> tuple[Chosen, Budget]:
+        """Returns a cut that holds limits once it is measured, and the budget that foretold it."""
+        with self.clock.stage("plan"):
+            chosen, budget = self._foretold(limits, {})
+            slack = SLACK_OF_TIMES if _timed(limits) else TOLERANCE / 2
+            holding: list[tuple[float, Chosen, Budget]] = []
+            rests: list[Mapping[str, float]] = []
+            for _ in range(ROUNDS):
+                trial = self.scales.as_refitted(chosen)
+                measured = self._measured(trial, limits, lambda: self.finished(trial, asked).model)  # noqa: B023
+                over = budget.excess_of(measured)
+                if over <= 0:
+                    holding.append((over, chosen, budget))
+                if -slack <= over <= 0:
+                    break
+                rests.append(budget.corrected(chosen.counts, measured).rest)
+                again, better = self._foretold(limits, _settled(rests))
+                if again.counts == chosen.counts:
+                    break
+                chosen, budget = again, better
+            return max(holding, key=lambda held: held[0])[1:] if holding else (chosen, budget)
+
+    def _measured(self, chosen: Chosen, limits: Sequence[Limit], model: Callable[[], ir.Model]) -> dict[str, float]:
+        return self.scales.measured(chosen, limits, self.ground(chosen.cutting.units), model)
+
+    def _foretold(self, limits: Sequence[Limit], rest: Mapping[str, float]) -> tuple[Chosen, Budget]:
+        """Returns a cut that is expected to hold limits."""
+        budgets: list[Budget] = []
+
+        def counts(ground: Ground) -> Counts:
+            budgets.append(self.scales.budget(ground, limits, rest))
+            return ground.within(budgets[-1])
+
+        return self._decided(counts), budgets[-1]
+
+    def _decided(self, counts: Callable[[Ground], Counts]) -> Chosen:
+        def choose(units: Units) -> Array:
+            ground = self.ground(units)
+            return least_important(units, ground.scores, counts(ground))
+
+        cutting, rewrite, stuck = decide(self.coupling, choose, self._units)
+        self.stuck += stuck
+        self._units = cutting.units
+        return Chosen(cutting, rewrite, self.stuck)
+
+    def _sensitivity(self, ground: Ground) -> Sensitivity:
+        names = tuple((group.name, len(group)) for group in ground.units.groups)
+        if self.known is not None and tuple((c.name, c.units) for c in self.known.curves) == names:
+            return self.known
+        fit, held = divided(self.batches)
+        with self.clock.stage("measure"):
+            self.known = measure(
+                ground.units,
+                [most > 0 for most in ground.most],
+                ground.scores,
+                fit,
+                held,
+                providers=self.providers,
+                seed=self.options.seed,
+                jobs=self.jobs,
+                align_statistics=self.data.synthetic,
+                progress=self.clock.counter("measure"),
+            )
+        return self.known
+
+    def _times(self, chosen: Chosen, asked: Mapping[str, Any]) -> dict[str, str]:
+        """Returns what tells the measured times that a plan was made with: equal ones give equal plans."""
+        if "latency" not in asked.get("targets", {}):
+            return {}
+        return {"cost_table": self.ground(chosen.cutting.units).latency.digest}
+
+    def _cost_table(self, ground: Ground) -> CostTable:
+        with self.clock.stage("time operators"):
+            table = open_timetable(self.providers, self.options.threads)
+            return cost_table(self.source, ground.units, self.serving, table, progress=self.clock.tell)
+
+    @property
+    def serving(self) -> Serving:
+        """How the model is served."""
+        return Serving(self.providers, self.options.threads, self.options.batch)
+
+    def timed(self, pruned: ir.Model | Path) -> tuple[LatencyChange, tuple[str, ...]]:
+        """Returns the times of the original and the pruned model, measured in turns as `bench` does, and any doubts."""
+        with self.clock.stage("time"):
+            feed = feed_at(self.coupling, self.options.batch)
+            tell = self.clock.tell
+            found = in_turns(self.source, pruned, feed, self.serving, rounds=TURNS, seconds=SECONDS, progress=tell)
+        change = LatencyChange(
+            found.original.p50,
+            found.pruned.p50,
+            found.speedup,
+            Interval(found.low, found.high),
+            found.noise,
+            found.conclusive,
+            found.provider,
+            found.threads,
+        )
+        allowed = [limit.allowed(change.before) for limit in self.options.targets if limit.kind == "latency"]
+        best = change.before / found.high
+        if all(best <= ms * (1 + TOLERANCE) for ms in allowed):
+            return change, ()
+        return change, (
+            f"the result takes {best / change.before:.1%} of the original's time at least, {min(allowed):.3g} ms of "
+            f"{change.before:.3g} were allowed: the machine is busier than it was; run again, on an idle one",
+        )
+
+    def _remember(self, found: Cut) -> None:
+        """Adds the pruning to the model's own history."""
+        data = self.used_data if self.options.mode != "none" else None
+        history.append(
+            found.model.metadata_props,
+            found.plan,
+            tool=__version__,
+            macs=Count(cost.macs(self.coupling), cost.macs(self.coupling, found.chosen.cutting)),
+            params=Count(cost.parameters(self.source.model), cost.parameters(found.model)),
+            size=self.source.size,
+            data=data.source if data else "",
+            samples=data.samples if data else 0,
+        )
+
+
+def _timed(limits: Sequence[Limit]) -> bool:
+    """Returns whether a limit is one of time."""
+    return any(limit.kind == "latency" for limit in limits)
+
+
+def _settled(rests: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns what to add to what is expected: what the last cut had more, and of times the mean of all cuts."""
+    settled = dict(rests[-1])
+    if "latency" in settled:
+        settled["latency"] = fmean(rest["latency"] for rest in rests)
+    return settled

@@ -1,0 +1,246 @@
+"""What the walk mends: cuts that can be made up for without loss are, whatever reads the cut units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxprune
+from onnxprune import frontier
+
+MS = "com.microsoft"
+Step = tuple[str, list[str], list[str], dict[str, Any]]
+
+
+def network(steps: list[Step], x: tuple[int | str, ...], weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """Returns a chain of nodes from `x` to `y`."""
+    nodes = [
+        helper.make_node(op, ins, outs, f"{op}_{k}", domain=MS if op.startswith("Fused") else "", **attributes)
+        for k, (op, ins, outs, attributes) in enumerate(steps)
+    ]
+    constants = [
+        numpy_helper.from_array(w if w.dtype == np.int64 else w.astype(np.float32), name) for name, w in weights.items()
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        constants,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MS, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["y"], {"x": x})[0])
+
+
+def error(model: onnx.ModelProto, x: np.ndarray, **options: Any) -> float:
+    """Returns the relative error of the outputs on other inputs than those that the cut was mended with."""
+    half = len(x) // 2
+    result = onnxprune.prune(model, calibration={"x": x[:half]}, **({"ratio": 0.5} | options))
+    found = onnx.ModelProto.FromString(_bytes(result))
+    dense = run(model, x[half:])
+    return float(np.linalg.norm(run(found, x[half:]) - dense) / np.linalg.norm(dense - dense.mean(0)))
+
+
+def _bytes(result: Any) -> bytes:
+    import onnx_ir as ir
+
+    return ir.to_proto(result.model).SerializeToString()
+
+
+def consumers() -> dict[str, tuple[list[Step], dict[str, np.ndarray], bool]]:
+    """Returns what may read eight channels that are six-fold linear in three inputs: steps, weights, spatial or not."""
+    rng = np.random.default_rng(5)
+
+    def w(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape) * 0.4
+
+    cell = {"wx": w(1, 20, 8), "wr": w(1, 20, 5), "wb": w(1, 40), "wo": w(5, 4)}
+    after: list[Step] = [("Squeeze", ["hidden", "one"], ["flat"], {}), ("MatMul", ["flat", "wo"], ["y"], {})]
+    one = {"one": np.array([1])}
+    return {
+        "MatMul": ([("MatMul", ["h", "w"], ["y"], {})], {"w": w(8, 5)}, False),
+        "FusedMatMul": ([("FusedMatMul", ["h", "w"], ["y"], {"transB": 1})], {"w": w(5, 8)}, False),
+        "FusedGemm": (
+            [
+                ("Reshape", ["h", "rows"], ["flat"], {}),
+                ("FusedGemm", ["flat", "w", "b"], ["y"], {"activation": "Relu"}),
+            ],
+            {"w": w(8, 5), "b": w(5), "rows": np.array([-1, 8])},
+            False,
+        ),
+        "LSTM": (
+            [("LSTM", ["h", "wx", "wr", "wb"], ["hidden"], {"hidden_size": 5}), *after],
+            cell | one,
+            False,
+        ),
+        "GRU": (
+            [("GRU", ["h", "wx", "wr"], ["hidden"], {"hidden_size": 5}), *after],
+            {"wx": w(1, 15, 8), "wr": w(1, 15, 5), "wo": w(5, 4)} | one,
+            False,
+        ),
+        "Conv": ([("Conv", ["h", "w"], ["y"], {"strides": [2, 2]})], {"w": w(5, 8, 3, 3)}, True),
+        "ConvTranspose": ([("ConvTranspose", ["h", "w"], ["y"], {"strides": [2, 2]})], {"w": w(8, 5, 3, 3)}, True),
+        "FusedConv": (
+            [("FusedConv", ["h", "w", "b"], ["y"], {"activation": "Relu"})],
+            {"w": w(5, 8, 3, 3), "b": w(5)},
+            True,
+        ),
+    }
+
+
+@pytest.mark.parametrize("reader", consumers())
+def test_a_consumer_makes_up_for_channels_that_the_others_tell(reader: str) -> None:
+    steps, weights, spatial = consumers()[reader]
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((64, 3, 8, 8) if spatial else (64, 7, 3)).astype(np.float32)
+    if spatial:
+        first: Step = ("Conv", ["x", "w0"], ["h"], {})
+        weights = weights | {"w0": rng.standard_normal((8, 3, 1, 1))}
+    else:
+        first = ("MatMul", ["x", "w0"], ["h"], {})
+        weights = weights | {"w0": rng.standard_normal((3, 8))}
+    model = network([first, *steps], ("n", *x.shape[1:]), weights)
+    include = {"include": ["w0"]}
+    left = error(model, x, compensate="none", criterion="l1", **include)
+    assert left > 0.05
+    assert error(model, x, criterion="l1", **include) < 0.03 * left
+    assert error(model, x, criterion="obs", **include) < 0.03 * left
+
+
+def test_a_recurrent_state_is_made_up_for() -> None:
+    """Hidden units that others copy are cut at no loss: the recurrent weights take over."""
+    rng = np.random.default_rng(7)
+    w, r, b = rng.standard_normal((1, 16, 3)), rng.standard_normal((1, 16, 4)) * 0.5, rng.standard_normal((1, 32)) * 0.2
+
+    def twice(a: np.ndarray) -> np.ndarray:
+        """Returns the rows of each gate twice, the same unit in two places."""
+        gates = a.reshape(1, -1, 4, *a.shape[2:])
+        return np.concatenate([gates, gates], axis=2).reshape(1, -1, *a.shape[2:])
+
+    doubled = {
+        "w": twice(w),
+        "r": np.concatenate([twice(r) * 0.5] * 2, axis=2),
+        "b": twice(b[..., None])[..., 0],
+        "wo": rng.standard_normal((8, 3)),
+        "one": np.array([1]),
+    }
+    steps: list[Step] = [
+        ("LSTM", ["x", "w", "r", "b"], ["hidden"], {"hidden_size": 8}),
+        ("Squeeze", ["hidden", "one"], ["flat"], {}),
+        ("MatMul", ["flat", "wo"], ["y"], {}),
+    ]
+    model = network(steps, (12, "n", 3), doubled)
+    x = rng.standard_normal((12, 96, 3)).astype(np.float32)
+    dense = run(model, x[:, 48:])
+
+    def left(**options: Any) -> float:
+        feeds = [{"x": np.ascontiguousarray(x[:, k : k + 16])} for k in range(0, 48, 16)]
+        result = onnxprune.prune(model, ratio=0.5, calibration=feeds, **options)
+        found = run(onnx.ModelProto.FromString(_bytes(result)), x[:, 48:])
+        return float(np.linalg.norm(found - dense) / np.linalg.norm(dense))
+
+    none = left(compensate="none", criterion="obs")
+    assert none > 0.05
+    assert left(criterion="obs") < 0.05 * none
+
+
+def attention(rotated: bool = False, seed: int = 8) -> tuple[onnx.ModelProto, np.ndarray]:
+    """Returns a layer of attention with two heads of eight dims, whose keys have but four dimensions in each."""
+    rng = np.random.default_rng(seed)
+    width, heads, dims = 12, 2, 8
+    key = np.concatenate(
+        [rng.standard_normal((width, 4)) @ rng.standard_normal((4, dims)) for _ in range(heads)], axis=1
+    )
+    weights = {
+        "wq": rng.standard_normal((width, heads * dims)) * 0.3,
+        "bq": rng.standard_normal(heads * dims) * 0.3,
+        "wk": key * 0.2,
+        "wv": rng.standard_normal((width, heads * dims)),
+        "wo": rng.standard_normal((heads * dims, 5)),
+        "split": np.array([0, 0, heads, dims]),
+        "join": np.array([0, 0, heads * dims]),
+        "scale": np.array(0.35),
+    }
+    steps: list[Step] = [
+        ("MatMul", ["x", "wq"], ["q0"], {}),
+        ("Add", ["q0", "bq"], ["q1"], {}),
+        ("Reshape", ["q1", "split"], ["q2"], {}),
+        ("Transpose", ["q2"], ["q3"], {"perm": [0, 2, 1, 3]}),
+        ("Relu" if rotated else "Identity", ["q3"], ["q4"], {}),
+        ("Mul", ["q4", "scale"], ["q"], {}),
+        ("MatMul", ["x", "wk"], ["k0"], {}),
+        ("Reshape", ["k0", "split"], ["k1"], {}),
+        ("Transpose", ["k1"], ["k"], {"perm": [0, 2, 3, 1]}),
+        ("MatMul", ["q", "k"], ["s"], {}),
+        ("Softmax", ["s"], ["p"], {"axis": -1}),
+        ("MatMul", ["x", "wv"], ["v0"], {}),
+        ("Reshape", ["v0", "split"], ["v1"], {}),
+        ("Transpose", ["v1"], ["v"], {"perm": [0, 2, 1, 3]}),
+        ("MatMul", ["p", "v"], ["o0"], {}),
+        ("Transpose", ["o0"], ["o1"], {"perm": [0, 2, 1, 3]}),
+        ("Reshape", ["o1", "join"], ["o2"], {}),
+        ("MatMul", ["o2", "wo"], ["y"], {}),
+    ]
+    return network(steps, ("n", "t", width), weights), rng.standard_normal((96, 9, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("criterion", ["l1", "obs"])
+def test_queries_take_over_for_dims_that_other_keys_tell(criterion: str) -> None:
+    model, x = attention()
+    only = {"include": ["wq", "wk"], "criterion": criterion}
+    left = error(model, x, compensate="none", **only)
+    assert left > 0.05
+    assert error(model, x, **only) < 0.05 * left
+
+
+def test_queries_behind_something_else_are_left_alone() -> None:
+    model, x = attention(rotated=True)
+    only = {"include": ["wq", "wk"], "criterion": "l1"}
+    assert error(model, x, **only) == pytest.approx(error(model, x, compensate="none", **only), rel=0.02)
+
+
+def test_where_values_lie_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = attention()
+    one = _bytes(onnxprune.prune(model, ratio=0.5, calibration={"x": x}))
+    monkeypatch.setattr(frontier, "IN_MEMORY", 0)
+    assert _bytes(onnxprune.prune(model, ratio=0.5, calibration={"x": x})) == one
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_samples_that_tell_nothing_make_nothing_worse(value: float) -> None:
+    model, x = attention()
+    blind = np.full_like(x[:8], value)
+    far = []
+    for mode in ("none", "lstsq"):
+        result = onnxprune.prune(model, ratio=0.25, criterion="l1", compensate=mode, calibration={"x": blind})
+        found = run(onnx.ModelProto.FromString(_bytes(result)), x)
+        assert np.isfinite(found).all()
+        far.append(np.linalg.norm(found - run(model, x)))
+    assert far[1] <= 1.05 * far[0]
+
+
+def test_layers_that_cannot_be_refitted_are_named() -> None:
+    rng = np.random.default_rng(9)
+    steps: list[Step] = [
+        ("MatMul", ["x", "w0"], ["h"], {}),
+        ("DequantizeLinear", ["w", "by"], ["wide"], {}),
+        ("MatMul", ["h", "wide"], ["y"], {}),
+    ]
+    model = network(steps, ("n", 3), {"w0": rng.standard_normal((3, 8)), "by": np.array(0.05)})
+    narrow = rng.integers(-100, 100, (8, 5)).astype(np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(narrow, "w"))
+    x = {"x": rng.standard_normal((64, 3)).astype(np.float32)}
+    notes = onnxprune.prune(model, ratio=0.5, calibration=x).report.notes
+    assert any("not refitted" in note and "MatMul_2" in note for note in notes)
+    notes = onnxprune.prune(model, ratio=0.5, calibration=x, compensate="none", criterion="l1").report.notes
+    assert not any("not refitted" in note for note in notes)
