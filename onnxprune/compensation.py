@@ -184,7 +184,8 @@ class _Walk:
         rows = ~selection.dead[selection.unit_of(layer.rows)]
         mixes = [] if layer.direct else selection.mixes.get(layer.index, [])
         w, b = np.where(keep[:, None, :], w0, 0), b0
-        if moments is not None and self.mode != "none" and (not keep.all() or self._moved(layer)):
+        able = self.mode == "lstsq" or (self.mode == "bias" and not layer.is_cell)  # means mislead a loop
+        if moments is not None and able and (not keep.all() or self._moved(layer)):
             gain = layer.gain.reshape(b0.shape) * (rows | bool(mixes))  # what is cut may still go into the rest
             w, b = self._refitted(layer, moments, (w0, b0), keep, gain)
         for mix in mixes:

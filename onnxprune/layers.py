@@ -54,6 +54,11 @@ class Layer:
         return self.view.direct
 
     @property
+    def is_cell(self) -> bool:
+        """Whether the node is a recurrent cell."""
+        return isinstance(self.view, LinearCell)
+
+    @property
     def recurs(self) -> bool:
         """Whether the node reads its own state of the step before: taken from the dense network."""
         return isinstance(self.view, LinearState)

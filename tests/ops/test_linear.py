@@ -48,7 +48,7 @@ def product(layer: Layer, x: np.ndarray, shape: tuple[int, ...], weight: np.ndar
     return layer.view.patches(x, places) @ matrix.transpose(0, 2, 1), places
 
 
-ROWS: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = [
+LAYERS: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = [
     ("Conv", {"pads": [1, 0, 2, 1], "strides": [2, 1]}, (2, 4, 7, 6), (6, 4, 3, 3)),
     ("Conv", {"group": 2, "strides": [2, 1], "auto_pad": "SAME_UPPER"}, (2, 4, 7, 6), (6, 2, 3, 2)),
     ("Conv", {"group": 4}, (3, 4, 9), (4, 1, 3)),
@@ -61,7 +61,7 @@ ROWS: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("op", "attributes", "x", "w"), ROWS)
+@pytest.mark.parametrize(("op", "attributes", "x", "w"), LAYERS)
 def test_patches_times_the_matrix_are_the_output(
     op: str, attributes: dict[str, Any], x: tuple[int, ...], w: tuple[int, ...]
 ) -> None:
