@@ -91,3 +91,8 @@ def test_a_shuffle_before_a_grouped_convolution_is_cut_in_balanced_sets(
     assert outcome.wrong == ()
     assert outcome.units == units, outcome.frozen
     assert outcome.cuts
+
+
+def test_rows_of_one_label_keep_it_and_the_search_ends() -> None:
+    found, left = sets(np.arange(2048).reshape(2048, 1), np.arange(2048).reshape(32, 64).T.reshape(-1, 32))
+    assert found == [] and left == list(range(2048))
