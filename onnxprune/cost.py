@@ -90,19 +90,6 @@ def parameters(model: ir.Model) -> int:
     )
 
 
-def weights_left(coupling: Coupling, cutting: Cutting | None = None) -> int:
-    """Returns the number of weights; with a cutting, of what it leaves (a constant that is copied counts once)."""
-    total = parameters(coupling.model)
-    if cutting is None:
-        return total
-    seen = {use.name: use for use in coupling.uses}
-    gone = 0
-    for use in seen.values():
-        if cutting.touches(use):
-            gone += int(np.prod(use.shape)) - int(np.prod(cutting.shape_of(use)))
-    return total - gone
-
-
 def per_unit(units: Units) -> tuple[Scores, Scores]:
     """Returns for each group the MACs and the parameters that one of its units takes along, all else uncut."""
     coupling = units.coupling

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.common import EXIT_CODES, check_written, working
+from onnxprune.cli.common import EXIT_CODES, check_written, provided, reported, working, write_reports
 from onnxprune.cli.limits import Limited
-from onnxprune.formats import to_text
 
 if TYPE_CHECKING:
     from onnxprune.timing import Timing
@@ -19,12 +18,7 @@ if TYPE_CHECKING:
 @click.command(cls=Limited, epilog=EXIT_CODES, short_help="Time the original and the pruned model in turns.")
 @click.argument("original", type=click.Path(path_type=Path))
 @click.argument("pruned", type=click.Path(path_type=Path))
-@click.option(
-    "--provider",
-    metavar="NAME",
-    multiple=True,
-    help="Execution provider: cpu (default), cuda, ...; may be repeated, in order.",
-)
+@provided
 @click.option(
     "--threads",
     type=click.IntRange(0),
@@ -56,14 +50,7 @@ if TYPE_CHECKING:
     metavar="S",
     help="After which no new round begins.",
 )
-@click.option(
-    "--report",
-    "reports",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="PATH",
-    help="Write a report: .html, .json, .md or .xml (JUnit); may be repeated.",
-)
+@reported
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Seed of made-up inputs."
 )
@@ -79,10 +66,7 @@ def bench(original: Path, pruned: Path, reports: tuple[Path, ...], as_json: bool
         from onnxprune.benchmark import bench as run
 
         timing = run(original, pruned, progress=progress, **options)
-    from onnxprune.records import write
-
-    for path in reports:
-        write(path, to_text(timing, path.suffix))
+    write_reports(timing, reports)
     if as_json:
         click.echo(timing.to_json(), nl=False)
     else:

@@ -27,6 +27,22 @@ Exit codes: 0 done, 1 a gate failed, 2 usage, 3 model rejected, 4 data rejected,
 5 provider or environment missing, 6 nothing to prune, 7 failed while running."""
 
 
+reported = click.option(
+    "--report",
+    "reports",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="PATH",
+    help="Write a report: .html, .json, .md or .xml (JUnit); may be repeated.",
+)
+provided = click.option(
+    "--provider",
+    metavar="NAME",
+    multiple=True,
+    help="Execution provider: cpu (default), cuda, ...; may be repeated, in order.",
+)
+
+
 def selection(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that say what is looked at, and on which provider."""
     options = [
@@ -36,8 +52,7 @@ def selection(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Don't cut groups with this group, weight or node name (a glob; may be repeated)."),
         click.option("--approximate", is_flag=True,
                      help="Open axes that can't be cut exactly (a normalisation or a mean over them)."),
-        click.option("--provider", metavar="NAME", multiple=True,
-                     help="Execution provider: cpu (default), cuda, ...; may be repeated, in order."),
+        provided,
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N",
                      help="Seed of every random draw."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),

@@ -8,20 +8,13 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.common import EXIT_CODES, check_written, selection, working, write_reports
+from onnxprune.cli.common import EXIT_CODES, check_written, reported, selection, working, write_reports
 from onnxprune.cli.config import Configured
 
 
 @click.command(cls=Configured, epilog=EXIT_CODES, short_help="Show what can be cut, and what is frozen and why.")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--report",
-    "reports",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="PATH",
-    help="Write a report: .html, .json, .md or .xml (JUnit); may be repeated.",
-)
+@reported
 @selection
 def inspect(model: Path, reports: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Show the pruning groups of MODEL, what hangs on them, and what is frozen and why."""

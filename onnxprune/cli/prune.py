@@ -15,6 +15,7 @@ from onnxprune.cli.common import (
     EXIT_CODES,
     check_written,
     command_line,
+    reported,
     selection,
     working,
     write_text,
@@ -53,14 +54,7 @@ from onnxprune.formats import add_to_summary, to_text
 @choices
 @data
 @click.option("--no-validate", "validate", flag_value=False, default=True, help="Skip the proof in onnxruntime.")
-@click.option(
-    "--report",
-    "reports",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="PATH",
-    help="Write a report: .html, .json, .md or .xml (JUnit); may be repeated.",
-)
+@reported
 @click.option(
     "--plan", "plan_path", type=click.Path(path_type=Path), metavar="PATH", help="Write the plan: which units go."
 )

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli.asking import data, pictured
-from onnxprune.cli.common import EXIT_CODES, check_written, working
+from onnxprune.cli.common import EXIT_CODES, check_written, provided, reported, working, write_reports
 from onnxprune.cli.config import Configured
 from onnxprune.cli.errors import to_stderr
 from onnxprune.cli.gate import conclude, limits, limits_of
-from onnxprune.formats import add_to_summary, to_text
+from onnxprune.formats import add_to_summary
 
 if TYPE_CHECKING:
     from onnxprune.gate_limits import Limits
@@ -33,24 +33,12 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--output-name", "output", metavar="NAME", help="The output with the scores; default: the first that can."
 )
-@click.option(
-    "--provider",
-    metavar="NAME",
-    multiple=True,
-    help="Execution provider: cpu (default), cuda, ...; may be repeated, in order.",
-)
+@provided
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Seed of every random draw."
 )
 @limits(speedup=False)
-@click.option(
-    "--report",
-    "reports",
-    type=_PATH,
-    multiple=True,
-    metavar="PATH",
-    help="Write a report: .html, .json, .md or .xml (JUnit); may be repeated.",
-)
+@reported
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every class, every output and the stages.")
@@ -76,10 +64,7 @@ def validate(
         from onnxprune.comparison import validate as run
 
         found = run(original, pruned, progress=progress, **pictured(options))
-        from onnxprune.records import write
-
-        for path in reports:
-            write(path, to_text(found, path.suffix))
+        write_reports(found, reports)
         add_to_summary(found)
     from onnxprune.terminal import safe
 
