@@ -15,8 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxprune.benchmark import bench
-    from onnxprune.comparison import validate
     from onnxprune.errors import (
         DataError,
         GateError,
@@ -29,12 +27,14 @@ if TYPE_CHECKING:
         UsageError,
         ValidationError,
     )
-    from onnxprune.gate import Verdict, judge
-    from onnxprune.gate_limits import Limits
+    from onnxprune.latency.benchmark import bench
+    from onnxprune.latency.timing import Timing
     from onnxprune.pipeline import Result, inspect, prune
     from onnxprune.plan import Plan
-    from onnxprune.report import Comparison, Inspection, Report
-    from onnxprune.timing import Timing
+    from onnxprune.proof.comparison import validate
+    from onnxprune.proof.gate import Verdict, judge
+    from onnxprune.proof.gate_limits import Limits
+    from onnxprune.reports.report import Comparison, Inspection, Report
     from onnxprune.tradeoff import Sweep, sweep
 
 __version__ = "0.1.0"
@@ -69,21 +69,21 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    "Comparison": "report",
-    "Inspection": "report",
-    "Limits": "gate_limits",
+    "Comparison": "reports.report",
+    "Inspection": "reports.report",
+    "Limits": "proof.gate_limits",
     "Plan": "plan",
-    "Report": "report",
+    "Report": "reports.report",
     "Result": "result",
     "Sweep": "tradeoff",
-    "Timing": "timing",
-    "Verdict": "gate",
-    "bench": "benchmark",
+    "Timing": "latency.timing",
+    "Verdict": "proof.gate",
+    "bench": "latency.benchmark",
     "inspect": "pipeline",
-    "judge": "gate",
+    "judge": "proof.gate",
     "prune": "pipeline",
     "sweep": "tradeoff",
-    "validate": "comparison",
+    "validate": "proof.comparison",
 }
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack
 
-from onnxprune.bounds import Bounds, bounds_of
-from onnxprune.budget import Limit
+from onnxprune.allocation.bounds import Bounds, bounds_of
+from onnxprune.allocation.budget import Limit
 from onnxprune.criteria import CRITERIA, OnRefit, OnWeights
 from onnxprune.errors import DataError, UsageError, one_of, quote
 

@@ -8,28 +8,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxprune import __version__, cost
-from onnxprune.allocation import at_ratio, least_important, select, steps_of
+from onnxprune import __version__
+from onnxprune.allocation.counts import at_ratio, least_important, select, steps_of
 from onnxprune.calibration import Calibration, PictureOptions
 from onnxprune.calibration.labelled import Labels
 from onnxprune.clock import Clock
+from onnxprune.criteria.ranking import rank_by_weights
+from onnxprune.engine import cost
+from onnxprune.engine.labels import Array
+from onnxprune.engine.units import Units
 from onnxprune.errors import NothingToPruneError
-from onnxprune.findings import frozen_rows, group_rows, why_nothing
-from onnxprune.labels import Array
-from onnxprune.mending import Chosen
-from onnxprune.model import check_output, load
+from onnxprune.graph.model import check_output, load
+from onnxprune.graph.runtime import provider_names
 from onnxprune.options import Align, checked, limits_of, options_of, replayed
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, replay
-from onnxprune.ranking import rank_by_weights
-from onnxprune.report import Inspection
+from onnxprune.refit.mending import Chosen
+from onnxprune.reports.findings import frozen_rows, group_rows, why_nothing
+from onnxprune.reports.report import Inspection
 from onnxprune.result import Result, assembled, judge_of
-from onnxprune.runtime import provider_names
 from onnxprune.search import smallest
 from onnxprune.study import Cut, Study
 from onnxprune.subject import DataLike, DataSource, ModelLike, coupled, opened, processors
 from onnxprune.task import EvaluationSource, Task, opened_task
-from onnxprune.units import Units
 
 __all__ = ["Result", "inspect", "prune"]
 

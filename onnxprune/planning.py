@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.coupling import Coupling
-from onnxprune.cutting import Cutting
+from onnxprune.engine.coupling import Coupling
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.labels import Array, Reason
+from onnxprune.engine.sizes import Rewrite, rewrite_sizes
+from onnxprune.engine.units import Units, find_units
 from onnxprune.errors import DataError
-from onnxprune.labels import Array, Reason
 from onnxprune.plan import Plan, PlannedGroup, PlannedTensor
-from onnxprune.sizes import Rewrite, rewrite_sizes
-from onnxprune.units import Units, find_units
 
 ROUNDS = 20
 

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnxprune import __version__, cost
-from onnxprune.findings import collapse_warnings, frozen_rows, group_rows, notes, number_warnings
-from onnxprune.model import Source, check_output, check_unchanged, save
+from onnxprune import __version__
+from onnxprune.criteria.ranking import weight_notes
+from onnxprune.engine import cost
+from onnxprune.graph.model import Source, check_output, check_unchanged, save
 from onnxprune.options import Options
 from onnxprune.plan import Plan
-from onnxprune.ranking import weight_notes
-from onnxprune.report import Count, LatencyChange, Report, SensitivityRow, Validation
+from onnxprune.proof.validation import Judge
+from onnxprune.reports.findings import collapse_warnings, frozen_rows, group_rows, notes, number_warnings
+from onnxprune.reports.report import Count, LatencyChange, Report, SensitivityRow, Validation
 from onnxprune.study import Cut, Study
 from onnxprune.task import Task
-from onnxprune.validation import Judge
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

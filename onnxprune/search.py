@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnxprune.budget import Limit
-from onnxprune.divergence import divergence
+from onnxprune.allocation.budget import Limit
+from onnxprune.allocation.divergence import divergence
 from onnxprune.errors import NothingToPruneError, TargetError
-from onnxprune.running import ready, run_all
+from onnxprune.graph.running import ready, run_all
 from onnxprune.study import Cut, Study
 from onnxprune.task import Task
 

@@ -11,29 +11,31 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxprune import __version__, cost, history
-from onnxprune.allocation import least_important
-from onnxprune.budget import TOLERANCE, Budget, Kind, Limit
+from onnxprune import __version__
+from onnxprune.allocation.budget import TOLERANCE, Budget, Kind, Limit
+from onnxprune.allocation.choosing import Ground, out_of_reach
+from onnxprune.allocation.counts import least_important
+from onnxprune.allocation.knapsack import Counts
+from onnxprune.allocation.sensitivity import Sensitivity, divided, measure
+from onnxprune.allocation.weighing import Scales
 from onnxprune.calibration import Calibration
-from onnxprune.choosing import Ground, out_of_reach
 from onnxprune.clock import Clock
-from onnxprune.coupling import Coupling
-from onnxprune.cut import cut
-from onnxprune.findings import why_nothing
-from onnxprune.frontier import Feed, Spool
-from onnxprune.knapsack import Counts
-from onnxprune.labels import Array
-from onnxprune.latency import CostTable, Serving, cost_table, feed_at, in_turns
-from onnxprune.mending import Chosen, mend
-from onnxprune.model import Source
+from onnxprune.engine import cost
+from onnxprune.engine.coupling import Coupling
+from onnxprune.engine.cut import cut
+from onnxprune.engine.labels import Array
+from onnxprune.engine.units import Units, find_units
+from onnxprune.graph.model import Source
+from onnxprune.latency.staircase import CostTable, Serving, cost_table, feed_at, in_turns
+from onnxprune.latency.timetable import open_timetable
 from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, freeze_node, make_plan
-from onnxprune.report import Count, Interval, LatencyChange
-from onnxprune.sensitivity import Sensitivity, divided, measure
-from onnxprune.timetable import open_timetable
-from onnxprune.units import Units, find_units
-from onnxprune.weighing import Scales
+from onnxprune.refit.frontier import Feed, Spool
+from onnxprune.refit.mending import Chosen, mend
+from onnxprune.reports import history
+from onnxprune.reports.findings import why_nothing
+from onnxprune.reports.report import Count, Interval, LatencyChange
 
 __all__ = ["Cut", "Study"]
 

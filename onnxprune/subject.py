@@ -11,16 +11,16 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxprune import cost
 from onnxprune.calibration import Calibration, PictureOptions, find_test_data, open_calibration, open_script
 from onnxprune.clock import Clock
-from onnxprune.coupling import Coupling, couple
+from onnxprune.engine import cost
+from onnxprune.engine.coupling import Coupling, couple
 from onnxprune.errors import UsageError
-from onnxprune.flat import look_into
-from onnxprune.frontier import samples_at_once
-from onnxprune.inputs import specs
-from onnxprune.model import Source
-from onnxprune.trace import trace
+from onnxprune.graph.flat import look_into
+from onnxprune.graph.inputs import specs
+from onnxprune.graph.model import Source
+from onnxprune.graph.trace import trace
+from onnxprune.refit.frontier import samples_at_once
 
 __all__ = ["DataLike", "DataSource", "ModelLike", "coupled", "opened", "processors"]
 

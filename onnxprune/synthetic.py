@@ -19,13 +19,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from onnxprune import inputs
 from onnxprune.calibration.batches import Block, Calibration, calibrate, count
 from onnxprune.calibration.columns import CachedRows, Column
 from onnxprune.calibration.layout import Layout, layout
 from onnxprune.calibration.pictures import PictureOptions, finish
 from onnxprune.errors import UsageError
-from onnxprune.inputs import InputSpec, Sizes
+from onnxprune.graph import inputs
+from onnxprune.graph.inputs import InputSpec, Sizes
 
 __all__ = ["dead_leaves", "synthetic"]
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxprune import metrics
 from onnxprune.calibration import PictureOptions
 from onnxprune.calibration.labelled import Labels
 from onnxprune.clock import Clock
 from onnxprune.errors import UsageError
-from onnxprune.inputs import specs
-from onnxprune.metrics import Labelled, TaskMetric, open_labelled
-from onnxprune.model import Source
-from onnxprune.report import TaskChange
-from onnxprune.running import ready
+from onnxprune.graph.inputs import specs
+from onnxprune.graph.model import Source
+from onnxprune.graph.running import ready
+from onnxprune.proof import metrics
+from onnxprune.proof.metrics import Labelled, TaskMetric, open_labelled
+from onnxprune.reports.report import TaskChange
 
 __all__ = ["EvaluationSource", "Task", "opened_task"]
 

@@ -14,23 +14,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from onnxprune import __version__, cost
-from onnxprune.budget import Limit
+from onnxprune import __version__
+from onnxprune.allocation.budget import Limit
+from onnxprune.allocation.sensitivity import Curve, Sensitivity
 from onnxprune.calibration import Calibration, PictureOptions
 from onnxprune.calibration.labelled import Labels
 from onnxprune.clock import Clock
-from onnxprune.curve import FILE, Point, Sweep
+from onnxprune.engine import cost
 from onnxprune.errors import DataError, RunError, TargetError, UsageError, quote
-from onnxprune.frontier import Feed
-from onnxprune.model import load
+from onnxprune.graph.model import load
+from onnxprune.graph.runtime import provider_names
 from onnxprune.options import Choices, Options, checked, options_of
 from onnxprune.plan import Plan
-from onnxprune.records import read, write
-from onnxprune.report import SensitivityRow
+from onnxprune.refit.frontier import Feed
+from onnxprune.reports.curve import FILE, Point, Sweep
+from onnxprune.reports.records import read, write
+from onnxprune.reports.report import SensitivityRow
 from onnxprune.result import Result, assembled, judge_of
-from onnxprune.runtime import provider_names
 from onnxprune.search import loss_of
-from onnxprune.sensitivity import Curve, Sensitivity
 from onnxprune.study import Cut, Study
 from onnxprune.subject import DataLike, DataSource, ModelLike, coupled, opened, processors
 from onnxprune.task import EvaluationSource, Task, opened_task

@@ -17,8 +17,8 @@ from pathlib import Path
 import click
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.isolation import Limits, run_apart
-from onnxprune.unfinished import Unfinished
+from onnxprune.graph.isolation import Limits, run_apart
+from onnxprune.graph.unfinished import Unfinished
 
 
 def save() -> Unfinished:

@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 
-from onnxprune.formats import SUMMARY
+from onnxprune.reports.formats import SUMMARY
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -315,10 +315,6 @@ def _preload() -> None:
     """Imports once what every worker needs."""
     import fuzzing  # noqa: F401
 
-    import onnxprune.cli
-    import onnxprune.compensation
-    import onnxprune.pipeline  # noqa: F401
-
 
 def to_json(finding: Finding) -> str:
     """Returns a finding on one line."""

@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from onnxprune.gate import Finding, Verdict
-from onnxprune.history import History, Step
-from onnxprune.records import Record
-from onnxprune.report import (
+from onnxprune.latency.timing import Spread, Timing
+from onnxprune.proof.gate import Finding, Verdict
+from onnxprune.reports.history import History, Step
+from onnxprune.reports.records import Record
+from onnxprune.reports.report import (
     ClassChange,
     Comparison,
     Count,
@@ -28,7 +29,6 @@ from onnxprune.report import (
     TaskChange,
     Validation,
 )
-from onnxprune.timing import Spread, Timing
 from onnxprune.tradeoff import Point, Sweep
 
 NASTY = (

@@ -10,10 +10,10 @@ from onnx import helper
 from test_latency import network, units_of
 
 import onnxprune
-from onnxprune.alignment import MOST_MOVED, aligned, blocks_of
-from onnxprune.knapsack import Counts
-from onnxprune.tally import Tally
-from onnxprune.units import Units
+from onnxprune.allocation.alignment import MOST_MOVED, aligned, blocks_of
+from onnxprune.allocation.knapsack import Counts
+from onnxprune.allocation.tally import Tally
+from onnxprune.engine.units import Units
 
 CPU = ("CPUExecutionProvider",)
 

@@ -9,12 +9,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxprune.allocation import by_importance, by_sensitivity
-from onnxprune.coupling import couple
-from onnxprune.knapsack import Counts, solve
-from onnxprune.sensitivity import Curve, Sensitivity
-from onnxprune.trace import trace
-from onnxprune.units import Units, find_units
+from onnxprune.allocation.counts import by_importance, by_sensitivity
+from onnxprune.allocation.knapsack import Counts, solve
+from onnxprune.allocation.sensitivity import Curve, Sensitivity
+from onnxprune.engine.coupling import couple
+from onnxprune.engine.units import Units, find_units
+from onnxprune.graph.trace import trace
 
 SIZES = (6, 10, 8)
 ONES, MOST = (1, 1, 1), (5, 9, 7)

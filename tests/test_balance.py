@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxprune.balance import balanced
-from onnxprune.labels import UnionFind
+from onnxprune.engine.balance import balanced
+from onnxprune.engine.labels import UnionFind
 from onnxprune.testing import check_model
 
 

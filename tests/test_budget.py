@@ -11,18 +11,18 @@ from hostile import floats, model_of, tensor, write
 from onnx import helper
 
 import onnxprune
-from onnxprune import cost
-from onnxprune.allocation import at_ratio, filled, steps_of
-from onnxprune.bounds import bounds_of, most_that_may_go, parse_bounds
-from onnxprune.budget import Budget, Limit
-from onnxprune.coupling import Coupling, couple
-from onnxprune.cutting import Cutting
+from onnxprune.allocation.bounds import bounds_of, most_that_may_go, parse_bounds
+from onnxprune.allocation.budget import Budget, Limit
+from onnxprune.allocation.counts import at_ratio, filled, steps_of
+from onnxprune.allocation.tally import Tally
+from onnxprune.engine import cost
+from onnxprune.engine.coupling import Coupling, couple
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.units import Units, find_units
 from onnxprune.errors import TargetError, UsageError
-from onnxprune.flat import look_into
-from onnxprune.model import load
-from onnxprune.tally import Tally
-from onnxprune.trace import trace
-from onnxprune.units import Units, find_units
+from onnxprune.graph.flat import look_into
+from onnxprune.graph.model import load
+from onnxprune.graph.trace import trace
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 NETS = sorted(path.name for path in MODELS.glob("*.onnx"))

@@ -23,7 +23,7 @@ from onnx import numpy_helper
 
 from onnxprune.calibration import Calibration, find_test_data, open_calibration
 from onnxprune.errors import DataError, RunError, UsageError
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 F32 = np.dtype(np.float32)
 I64 = np.dtype(np.int64)

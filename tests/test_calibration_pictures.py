@@ -13,7 +13,7 @@ import pytest
 
 from onnxprune.calibration import PictureOptions, open_calibration, pictures
 from onnxprune.errors import DataError, ProviderError, UsageError
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -11,7 +11,7 @@ import pytest
 
 from onnxprune.calibration import Calibration, open_script
 from onnxprune.errors import DataError, UsageError
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 X = (InputSpec("x", np.dtype(np.float32), ("n", 3)),)
 Write = Callable[..., Path]

@@ -20,7 +20,7 @@ import onnxprune
 from onnxprune import cli, pipeline
 from onnxprune.criteria import CRITERIA
 from onnxprune.plan import Plan
-from onnxprune.report import Inspection, Report, read
+from onnxprune.reports.report import Inspection, Report, read
 
 BARE = ("--criterion", "l1", "--compensate", "none")  # what needs no data
 HALF = ("--ratio", "0.5", *BARE)

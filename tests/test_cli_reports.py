@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from hostile import sound, write
 
 from onnxprune import cli
-from onnxprune.formats import SUMMARY
-from onnxprune.report import read
+from onnxprune.reports.formats import SUMMARY
+from onnxprune.reports.report import read
 
 HALF = ("--ratio", "0.5", "--criterion", "l1", "--compensate", "none")
 

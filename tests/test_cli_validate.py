@@ -10,9 +10,9 @@ import pytest
 from classifiers import RUINED, one_class_ruined
 from click.testing import CliRunner, Result
 
-from onnxprune import records
 from onnxprune.cli import cli
-from onnxprune.report import Comparison
+from onnxprune.reports import records
+from onnxprune.reports.report import Comparison
 
 MODELS = Path(__file__).parent.parent / "models"
 BLOCKED = Path(__file__).parent / "fixtures" / "gate_must_block.json"

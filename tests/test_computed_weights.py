@@ -8,13 +8,13 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxprune.coupling import couple
-from onnxprune.cut import cut
-from onnxprune.cutting import Cutting
-from onnxprune.sizes import rewrite_sizes
+from onnxprune.engine.coupling import couple
+from onnxprune.engine.cut import cut
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.sizes import rewrite_sizes
+from onnxprune.engine.units import find_units
+from onnxprune.graph.trace import trace
 from onnxprune.testing import check_model
-from onnxprune.trace import trace
-from onnxprune.units import find_units
 
 
 def standardised(w: str, by_batch_norm: bool) -> list[onnx.NodeProto]:

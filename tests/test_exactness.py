@@ -12,12 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune import exactness
 from onnxprune.errors import DataError
-from onnxprune.exactness import check_cut, coupled
-from onnxprune.model import load
-from onnxprune.report import Exactness
-from onnxprune.running import CPU
+from onnxprune.graph.model import load
+from onnxprune.graph.running import CPU
+from onnxprune.proof import exactness
+from onnxprune.proof.exactness import check_cut, coupled
+from onnxprune.reports.report import Exactness
 
 MODELS = Path(__file__).parent.parent / "models"
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from onnxprune.fidelity import LEAST_SAMPLES, LOUDEST, fidelity
-from onnxprune.report import OutputFidelity
-from onnxprune.running import Outputs
+from onnxprune.graph.running import Outputs
+from onnxprune.proof.fidelity import LEAST_SAMPLES, LOUDEST, fidelity
+from onnxprune.reports.report import OutputFidelity
 
 
 def feeds(a: np.ndarray, b: np.ndarray, batch: int, name: str = "y") -> Iterator[tuple[int, Outputs, Outputs]]:

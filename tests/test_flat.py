@@ -8,9 +8,9 @@ import onnx_ir as ir
 from onnx import parser
 
 from onnxprune import prune
-from onnxprune.flat import look_into
+from onnxprune.graph.flat import look_into
+from onnxprune.graph.trace import trace
 from onnxprune.testing import check_model
-from onnxprune.trace import trace
 
 RNG = np.random.default_rng(0)
 

@@ -10,12 +10,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from onnxprune import frontier
-from onnxprune.coupling import Coupling, couple
-from onnxprune.frontier import Frontier, Live, Spool, samples_at_once
-from onnxprune.model import load
-from onnxprune.runtime import provider_names
-from onnxprune.trace import trace
+from onnxprune.engine.coupling import Coupling, couple
+from onnxprune.graph.model import load
+from onnxprune.graph.runtime import provider_names
+from onnxprune.graph.trace import trace
+from onnxprune.refit import frontier
+from onnxprune.refit.frontier import Frontier, Live, Spool, samples_at_once
 
 MODELS = Path(__file__).parent.parent / "models"
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from classifiers import RUINED, one_class_ruined
 
-from onnxprune.comparison import validate
 from onnxprune.errors import DataError, UsageError
-from onnxprune.gate import gate, judge, lines
-from onnxprune.gate_limits import Limits, parse_share, parse_size
-from onnxprune.report import (
+from onnxprune.latency.timing import Spread, Timing
+from onnxprune.proof.comparison import validate
+from onnxprune.proof.gate import gate, judge, lines
+from onnxprune.proof.gate_limits import Limits, parse_share, parse_size
+from onnxprune.reports.report import (
     ClassChange,
     Comparison,
     Count,
@@ -28,7 +29,6 @@ from onnxprune.report import (
     TaskChange,
     Validation,
 )
-from onnxprune.timing import Spread, Timing
 
 BLOCKED = Path(__file__).parent / "fixtures" / "gate_must_block.json"
 

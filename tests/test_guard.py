@@ -13,10 +13,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import guard
 from onnxprune.errors import ModelError, OnnxPruneError
-from onnxprune.files import foreign_format, truncation
-from onnxprune.model import load
+from onnxprune.graph import guard
+from onnxprune.graph.files import foreign_format, truncation
+from onnxprune.graph.model import load
 
 CORPUS = hostile.corpus()
 BAD = [case for case in CORPUS if case.error]

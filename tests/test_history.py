@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import onnxprune
-from onnxprune import cli, history
+from onnxprune import cli
 from onnxprune.errors import DataError, ModelError
 from onnxprune.plan import Plan, PlannedGroup, PlannedTensor
-from onnxprune.report import Count
+from onnxprune.reports import history
+from onnxprune.reports.report import Count
 
 ON_WEIGHTS: dict[str, Any] = {"criterion": "l1", "compensate": "none"}
 

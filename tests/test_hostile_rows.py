@@ -22,9 +22,9 @@ from click.testing import CliRunner
 from hostile import corpus
 from onnx import numpy_helper
 
-from onnxprune import runtime
 from onnxprune.cli import cli
 from onnxprune.errors import ProviderError
+from onnxprune.graph import runtime
 
 HERE = Path(__file__).parent
 CALIBRATION, SCRIPT, COMMAND = "test_calibration.py", "test_calibration_script.py", "test_cli.py"

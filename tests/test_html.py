@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from reports import KINDS, NASTY, comparison, pruning, task
 
-from onnxprune.html import to_html
-from onnxprune.report import Count, FrozenRow, GroupRow, Interval, LatencyChange, SensitivityRow, Validation
+from onnxprune.reports.html import to_html
+from onnxprune.reports.report import Count, FrozenRow, GroupRow, Interval, LatencyChange, SensitivityRow, Validation
 
 PAGES = sorted(set(KINDS) - {"history"})
 

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import inputs
 from onnxprune.errors import ModelError
+from onnxprune.graph import inputs
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

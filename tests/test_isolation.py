@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onnxprune.errors import UsageError
-from onnxprune.isolation import GRACE, Limits
+from onnxprune.graph.isolation import GRACE, Limits
 
 APART = Path(__file__).parent / "apart.py"
 METHODS = ["fork", "spawn"]

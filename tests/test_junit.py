@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from reports import KINDS, NASTY, comparison, pruning, verdict
 
-from onnxprune.formats import SUMMARY, add_to_summary, to_text
-from onnxprune.junit import to_junit
-from onnxprune.report import OutputFidelity, Validation
+from onnxprune.reports.formats import SUMMARY, add_to_summary, to_text
+from onnxprune.reports.junit import to_junit
+from onnxprune.reports.report import OutputFidelity, Validation
 
 PAGES = sorted(set(KINDS) - {"history"})
 

@@ -16,9 +16,9 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from onnxprune import unfinished, writing
 from onnxprune.errors import RunError
-from onnxprune.model import load
+from onnxprune.graph import unfinished, writing
+from onnxprune.graph.model import load
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes as POSIX has them")
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes as PO
 SAVE = """
 import os, signal, sys
 from pathlib import Path
-from onnxprune import model
+from onnxprune.graph import model
 source = model.load(sys.argv[1])
 left = 0
 calls = {"open", "os.rename", "os.remove", "os.chmod"}
@@ -121,7 +121,7 @@ def test_a_run_that_is_killed_leaves_nothing_if_somebody_waits_for_it(tmp_path: 
 RUNS = """
 import sys, time
 from pathlib import Path
-from onnxprune import model
+from onnxprune.graph import model
 source = model.load(sys.argv[1])
 Path(sys.argv[2]).touch()
 while not Path("go").exists(): time.sleep(0.001)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from onnxprune.labels import Labels, Reason, UnionFind, settle
+from onnxprune.engine.labels import Labels, Reason, UnionFind, settle
 
 SIZE = 7
 INDEX = st.integers(0, SIZE - 1)

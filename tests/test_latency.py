@@ -15,19 +15,20 @@ from hostile import floats, model_of, tensor
 from onnx import helper
 
 import onnxprune
-from onnxprune import latency, study
-from onnxprune.coupling import couple
-from onnxprune.cut import cut
-from onnxprune.cutting import Cutting
+from onnxprune import study
+from onnxprune.engine.coupling import couple
+from onnxprune.engine.cut import cut
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.sizes import rewrite_sizes
+from onnxprune.engine.units import Units, find_units
 from onnxprune.errors import TargetError
-from onnxprune.ladders import coarse_first, sites
-from onnxprune.latency import CostTable, Serving, batch_scale, cost_table, feed_at
-from onnxprune.model import load
-from onnxprune.probes import Operand, Probe, fastest, measure
-from onnxprune.sizes import rewrite_sizes
-from onnxprune.timetable import Timetable, cache_folder, open_timetable
-from onnxprune.trace import trace
-from onnxprune.units import Units, find_units
+from onnxprune.graph.model import load
+from onnxprune.graph.trace import trace
+from onnxprune.latency import staircase as latency
+from onnxprune.latency.ladders import coarse_first, sites
+from onnxprune.latency.probes import Operand, Probe, fastest, measure
+from onnxprune.latency.staircase import CostTable, Serving, batch_scale, cost_table, feed_at
+from onnxprune.latency.timetable import Timetable, cache_folder, open_timetable
 
 MODELS = Path(__file__).parent.parent / "models"
 CPU = ("CPUExecutionProvider",)

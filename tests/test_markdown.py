@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from reports import KINDS, NASTY, pruning
 
-from onnxprune.markdown import to_markdown
+from onnxprune.reports.markdown import to_markdown
 
 PAGES = sorted(set(KINDS) - {"history"})
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxprune.errors import DataError, UsageError
-from onnxprune.metric_script import Batch, changes, open_metric_script
+from onnxprune.proof.metric_script import Batch, changes, open_metric_script
 
 SCRIPT = """
 import numpy as np

@@ -11,11 +11,11 @@ import pytest
 from classifiers import RUINED, one_class_ruined, scores_as_inputs
 from onnx import TensorProto, helper
 
-from onnxprune import inputs
 from onnxprune.errors import DataError, UsageError
-from onnxprune.metrics import compare, open_labelled, place_of
-from onnxprune.model import load
-from onnxprune.running import CPU
+from onnxprune.graph import inputs
+from onnxprune.graph.model import load
+from onnxprune.graph.running import CPU
+from onnxprune.proof.metrics import compare, open_labelled, place_of
 
 rng = np.random.default_rng(5)
 X = rng.standard_normal((50, 8)).astype(np.float32)

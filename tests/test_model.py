@@ -15,9 +15,9 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import model as models
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.model import Source, check_unchanged, load
+from onnxprune.graph import model as models
+from onnxprune.graph.model import Source, check_unchanged, load
 
 
 def weights(source: Source) -> dict[str, np.ndarray]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune import moments
-from onnxprune.moments import Moments, refit, refit_safely
+from onnxprune.refit import moments
+from onnxprune.refit.moments import Moments, refit, refit_safely
 
 RIDGES = (1e-4, 1e-2, 1.0)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune import obs
-from onnxprune.obs import DAMP, Problem, eliminate, invert
+from onnxprune.refit import obs
+from onnxprune.refit.obs import DAMP, Problem, eliminate, invert
 
 
 def moments(rng: np.random.Generator, features: int, outputs: int, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:

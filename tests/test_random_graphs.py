@@ -10,12 +10,12 @@ import onnx_ir as ir
 import pytest
 from random_graphs import ALL, STRAIGHT, Net, Slot, evaluate, freedoms, random_net, to_onnx
 
-from onnxprune.coupling import couple
-from onnxprune.cutting import Cutting
+from onnxprune.engine.coupling import couple
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.units import find_units
+from onnxprune.graph.trace import trace
 from onnxprune.testing import check_model
 from onnxprune.testing.cases import run
-from onnxprune.trace import trace
-from onnxprune.units import find_units
 
 FEW, MANY = range(40), range(40, 400)
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from reports import NASTY, pruning
 
 import onnxprune
-from onnxprune import errors, records
-from onnxprune import report as reports
+from onnxprune import errors
 from onnxprune.errors import DataError, RunError
-from onnxprune.report import Count, FrozenRow, GroupRow, Inspection, OutputFidelity, Report, Validation
-from onnxprune.terminal import console_on, print_inspection, print_report, safe
+from onnxprune.reports import records
+from onnxprune.reports import report as reports
+from onnxprune.reports.report import Count, FrozenRow, GroupRow, Inspection, OutputFidelity, Report, Validation
+from onnxprune.reports.terminal import console_on, print_inspection, print_report, safe
 
 
 def full(name: str = "conv1.weight", **changes: Any) -> Report:

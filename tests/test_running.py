@@ -13,12 +13,12 @@ import pytest
 from classifiers import scores_as_inputs
 from onnx import TensorProto, helper
 
-from onnxprune import running, runtime
-from onnxprune.comparison import validate
 from onnxprune.errors import ProviderError, RunError
-from onnxprune.report import Placement
-from onnxprune.running import CPU, Runner, off_cpu, placement, run_all
-from onnxprune.validation import noise_floor
+from onnxprune.graph import running, runtime
+from onnxprune.graph.running import CPU, Runner, off_cpu, placement, run_all
+from onnxprune.proof.comparison import validate
+from onnxprune.proof.validation import noise_floor
+from onnxprune.reports.report import Placement
 
 GPUS = [p for p in ort.get_available_providers() if p in running._DEVICES]
 X = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.runtime import Clock, first_line, memory_to_give
+from onnxprune.graph.runtime import Clock, first_line, memory_to_give
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from reports import KINDS
 
 import onnxprune
-from onnxprune.records import Record
+from onnxprune.reports.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxprune.coupling import couple
 from onnxprune.criteria import CRITERIA, OnWeights
 from onnxprune.criteria.magnitude import l1
-from onnxprune.scoring import has_scales, score
-from onnxprune.trace import trace
-from onnxprune.units import Units, find_units
+from onnxprune.criteria.scoring import has_scales, score
+from onnxprune.engine.coupling import couple
+from onnxprune.engine.units import Units, find_units
+from onnxprune.graph.trace import trace
 
 
 def units(text: str, **weights: np.ndarray) -> Units:

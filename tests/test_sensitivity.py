@@ -10,14 +10,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from onnxprune import sensitivity, suffix
-from onnxprune.coupling import Coupling, couple
-from onnxprune.divergence import divergence, relative_error
-from onnxprune.frontier import Feed, Frontier, Spool
-from onnxprune.sensitivity import Sensitivity, divided, ladder, measure
-from onnxprune.suffix import Change, Suffix
-from onnxprune.trace import trace
-from onnxprune.units import Units, find_units
+from onnxprune.allocation import sensitivity, suffix
+from onnxprune.allocation.divergence import divergence, relative_error
+from onnxprune.allocation.sensitivity import Sensitivity, divided, ladder, measure
+from onnxprune.allocation.suffix import Change, Suffix
+from onnxprune.engine.coupling import Coupling, couple
+from onnxprune.engine.units import Units, find_units
+from onnxprune.graph.trace import trace
+from onnxprune.refit.frontier import Feed, Frontier, Spool
 
 CPU = ("CPUExecutionProvider",)
 RNG = np.random.default_rng(7)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.svg import COLOURS, Axis, Line, line_chart
+from onnxprune.reports.svg import COLOURS, Axis, Line, line_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 

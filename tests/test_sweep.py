@@ -14,13 +14,14 @@ from hostile import model_of, tensor, write
 from onnx import helper
 
 import onnxprune
-from onnxprune import cli, study, weighing
-from onnxprune.curve import FILE, Sweep
+from onnxprune import cli, study
+from onnxprune.allocation import weighing
 from onnxprune.errors import NothingToPruneError, TargetError, UsageError
 from onnxprune.plan import Plan
-from onnxprune.records import read
+from onnxprune.reports.curve import FILE, Sweep
+from onnxprune.reports.records import read
+from onnxprune.reports.tradeoff_view import chart, columns, rows
 from onnxprune.tradeoff import sweep
-from onnxprune.tradeoff_view import chart, columns, rows
 
 TARGETS = ["macs=0.8", "macs=0.5", "macs=0.3"]
 

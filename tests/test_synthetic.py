@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from onnxprune import inputs
 from onnxprune.calibration import PictureOptions, open_calibration
 from onnxprune.errors import UsageError
-from onnxprune.inputs import InputSpec
-from onnxprune.model import load
+from onnxprune.graph import inputs
+from onnxprune.graph.inputs import InputSpec
+from onnxprune.graph.model import load
 from onnxprune.synthetic import dead_leaves, synthetic
 
 F32 = np.dtype(np.float32)

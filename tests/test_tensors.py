@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from onnxprune.labels import Labels, Reason, settle
-from onnxprune.tensors import Tensor, Verbs, blocks, connected, drop_axes, insert_axes, lift, spans, to_letters
+from onnxprune.engine.labels import Labels, Reason, settle
+from onnxprune.engine.tensors import Tensor, Verbs, blocks, connected, drop_axes, insert_axes, lift, spans, to_letters
 
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 Shape = tuple[int, ...]

@@ -17,10 +17,10 @@ from onnx import helper
 
 import onnxprune
 from onnxprune import cli
-from onnxprune.benchmark import bench
 from onnxprune.errors import DataError, ProviderError, UsageError
-from onnxprune.records import read
-from onnxprune.timing import LEAST_ROUNDS, Timing, _median_interval, interleave, verdict
+from onnxprune.latency.benchmark import bench
+from onnxprune.latency.timing import LEAST_ROUNDS, Timing, _median_interval, interleave, verdict
+from onnxprune.reports.records import read
 
 
 class Machine:

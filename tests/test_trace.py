@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError, ProviderError, RunError
-from onnxprune.trace import CONTENTS_LIMIT, Trace, trace
+from onnxprune.graph.trace import CONTENTS_LIMIT, Trace, trace
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 Inputs = dict[str, tuple[int, Sequence[int | str | None]]]

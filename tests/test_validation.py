@@ -11,17 +11,17 @@ import pytest
 from classifiers import scores_as_inputs
 
 import onnxprune
-from onnxprune import validation
-from onnxprune.cut import cut
-from onnxprune.cutting import Cutting
+from onnxprune.engine.cut import cut
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.sizes import rewrite_sizes
+from onnxprune.engine.units import find_units
 from onnxprune.errors import ModelError, ValidationError
-from onnxprune.exactness import coupled
-from onnxprune.model import load
-from onnxprune.report import Validation
-from onnxprune.running import CPU
-from onnxprune.sizes import rewrite_sizes
-from onnxprune.units import find_units
-from onnxprune.validation import Judge, difference
+from onnxprune.graph.model import load
+from onnxprune.graph.running import CPU
+from onnxprune.proof import validation
+from onnxprune.proof.exactness import coupled
+from onnxprune.proof.validation import Judge, difference
+from onnxprune.reports.report import Validation
 
 MODELS = Path(__file__).parent.parent / "models"
 MLP, INPUTS, TEST = MODELS / "digits_mlp.onnx", MODELS / "digits.npz", MODELS / "digits_test.npz"

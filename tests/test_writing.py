@@ -17,9 +17,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import writing
 from onnxprune.errors import OnnxPruneError, RunError, UsageError
-from onnxprune.model import Source, check_output, load, save
+from onnxprune.graph import writing
+from onnxprune.graph.model import Source, check_output, load, save
 
 DATA_NAME = re.compile(r"out\.[0-9a-f]{12}\.data")
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from onnxprune.gate import Verdict
-from onnxprune.history import History
-from onnxprune.records import VERSION, Record
-from onnxprune.report import Comparison, Inspection, Report
-from onnxprune.timing import Timing
+from onnxprune.latency.timing import Timing
+from onnxprune.proof.gate import Verdict
+from onnxprune.reports.history import History
+from onnxprune.reports.records import VERSION, Record
+from onnxprune.reports.report import Comparison, Inspection, Report
 from onnxprune.tradeoff import Sweep
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "report.schema.json"

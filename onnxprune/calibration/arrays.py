@@ -24,7 +24,7 @@ from onnxprune.calibration.batches import Block, table
 from onnxprune.calibration.columns import ArrayRows, Column, DeflatedRows, FileRows
 from onnxprune.calibration.layout import Layout
 from onnxprune.errors import DataError, UsageError, quote
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 __all__ = ["beginning", "column_of", "from_dict", "from_file", "from_files", "shown_path"]
 

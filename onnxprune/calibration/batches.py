@@ -11,7 +11,7 @@ from onnxprune.calibration import checks
 from onnxprune.calibration.columns import ArrayRows, Column, FileRows, Merged, Spool
 from onnxprune.calibration.layout import Layout, fits, layout
 from onnxprune.errors import DataError, UsageError, quote
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 __all__ = ["DEFAULT_SAMPLES", "Block", "Calibration", "Feed", "calibrate", "feed", "table"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import DataError, quote
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 __all__ = ["MAX_ELEMENTS", "as_array", "castable", "contents", "names", "shown"]
 

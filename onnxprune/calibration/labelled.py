@@ -17,7 +17,7 @@ from onnxprune.calibration.layout import Layout, layout
 from onnxprune.calibration.opening import blocks_from_path
 from onnxprune.calibration.pictures import PictureOptions
 from onnxprune.errors import DataError, UsageError, quote
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 __all__ = ["LabelledData", "Labels", "open_labelled_data"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxprune import inputs
+from onnxprune.graph import inputs
 
 __all__ = ["Layout", "fits", "layout"]
 

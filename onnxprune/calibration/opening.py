@@ -14,7 +14,7 @@ from onnxprune.calibration.batches import Block, Calibration, calibrate, count, 
 from onnxprune.calibration.layout import Layout, layout
 from onnxprune.calibration.pictures import PictureOptions, from_pictures, picture_files
 from onnxprune.errors import DataError, UsageError, quote
-from onnxprune.inputs import InputSpec, Sizes
+from onnxprune.graph.inputs import InputSpec, Sizes
 
 __all__ = ["Data", "Reader", "blocks_from_path", "open_calibration"]
 

@@ -21,7 +21,7 @@ from onnxprune.calibration.batches import Block
 from onnxprune.calibration.columns import CachedRows
 from onnxprune.calibration.layout import Layout
 from onnxprune.errors import DataError, ProviderError, UsageError, quote
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 __all__ = ["SUFFIXES", "Geometry", "PictureOptions", "finish", "from_pictures", "geometry", "picture_files"]
 

@@ -14,7 +14,7 @@ import onnx
 from onnxprune.calibration import checks
 from onnxprune.calibration.arrays import beginning, shown_path
 from onnxprune.errors import DataError
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 __all__ = ["data_sets", "find_test_data", "items_of"]
 

@@ -16,7 +16,7 @@ from onnxprune.calibration import arrays, streams
 from onnxprune.calibration.batches import Calibration, calibrate, count
 from onnxprune.calibration.layout import layout
 from onnxprune.errors import DataError, OnnxPruneError, UsageError, quote
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 __all__ = ["execute", "failure", "open_script", "running", "split_script"]
 

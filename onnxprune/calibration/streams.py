@@ -14,7 +14,7 @@ from onnxprune.calibration.batches import Block, feed
 from onnxprune.calibration.columns import Spool
 from onnxprune.calibration.layout import Layout
 from onnxprune.errors import DataError
-from onnxprune.inputs import InputSpec
+from onnxprune.graph.inputs import InputSpec
 
 __all__ = ["arrays_of", "blocks_of", "items_of"]
 

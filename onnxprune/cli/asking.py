@@ -82,7 +82,7 @@ def asked(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: one makes no sense.
     """
-    from onnxprune.bounds import parse_bounds
+    from onnxprune.allocation.bounds import parse_bounds
 
     found = pictured(options)
     found["max_ratio_per_group"] = dict(parse_bounds("--max-ratio-per-group", found["max_ratio_per_group"])) or None

@@ -12,7 +12,7 @@ from onnxprune.cli.common import EXIT_CODES, check_written, provided, reported, 
 from onnxprune.cli.limits import Limited
 
 if TYPE_CHECKING:
-    from onnxprune.timing import Timing
+    from onnxprune.latency.timing import Timing
 
 
 @click.command(cls=Limited, epilog=EXIT_CODES, short_help="Time the original and the pruned model in turns.")
@@ -63,7 +63,7 @@ def bench(original: Path, pruned: Path, reports: tuple[Path, ...], as_json: bool
     """
     check_written(reports, {}, {"the original": original, "the pruned model": pruned})
     with working(as_json, False) as progress:
-        from onnxprune.benchmark import bench as run
+        from onnxprune.latency.benchmark import bench as run
 
         timing = run(original, pruned, progress=progress, **options)
     write_reports(timing, reports)
@@ -76,8 +76,8 @@ def bench(original: Path, pruned: Path, reports: tuple[Path, ...], as_json: bool
 
 def _lines(timing: Timing) -> Iterator[str]:
     """Yields what is printed: both models' times, and what can be said about them."""
-    from onnxprune.terminal import safe
-    from onnxprune.timing import verdict
+    from onnxprune.latency.timing import verdict
+    from onnxprune.reports.terminal import safe
 
     yield f"{'milliseconds':14}{'p10':>10}{'p50':>10}"
     for name, spread in (("original", timing.original), ("pruned", timing.pruned)):

@@ -14,8 +14,8 @@ import click
 
 from onnxprune.cli.errors import to_stderr
 from onnxprune.errors import RunError, UsageError, quote
-from onnxprune.formats import FORMATS, to_text
-from onnxprune.records import Record
+from onnxprune.reports.formats import FORMATS, to_text
+from onnxprune.reports.records import Record
 
 if TYPE_CHECKING:
     from onnxprune.pipeline import Result
@@ -65,7 +65,7 @@ def selection(command: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def working(silent: bool, verbose: bool) -> Iterator[Callable[[str], None]]:
     """Gives a function that tells which stage has begun: on a spinner if a terminal is there, in lines if verbose."""
-    from onnxprune.terminal import console_on
+    from onnxprune.reports.terminal import console_on
 
     console = console_on(sys.stderr)
     spinner = console.status("starting") if console.is_terminal and not silent and not verbose else None
@@ -118,7 +118,7 @@ def command_line() -> str:
 
 def write_reports(report: Record, paths: Sequence[Path]) -> None:
     """Writes a report, each in the format that its name's ending asks for."""
-    from onnxprune.records import write
+    from onnxprune.reports.records import write
 
     for path in paths:
         write(path, to_text(report, path.suffix))
@@ -126,7 +126,7 @@ def write_reports(report: Record, paths: Sequence[Path]) -> None:
 
 def write_text(path: Path, text: str, result: Result) -> None:
     """Writes a report or plan, if it is not data of the input: that is known only now."""
-    from onnxprune.records import write
+    from onnxprune.reports.records import write
 
     if any(same_file(path, file) for file in result._source.data_files):
         raise UsageError(f"{name_of(path)} is a data file of the input: give it a path of its own")

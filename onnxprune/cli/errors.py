@@ -34,7 +34,7 @@ def ended(run: Callable[[], Any]) -> int:
     except MemoryError:
         return failed("out of memory: take a machine with more, or a smaller model", RunError.exit_code)
     except Exception:  # ours: the traceback is what a bug report needs
-        from onnxprune.terminal import safe
+        from onnxprune.reports.terminal import safe
 
         for line in traceback.format_exc().splitlines():
             to_stderr(safe(line, _LINE))
@@ -43,7 +43,7 @@ def ended(run: Callable[[], Any]) -> int:
 
 def _tell_notes(error: OnnxPruneError) -> None:
     """Prints what an error has in its notes: the traceback of the user's own script."""
-    from onnxprune.terminal import safe
+    from onnxprune.reports.terminal import safe
 
     for note in getattr(error, "__notes__", ()):
         for line in note.splitlines():
@@ -52,7 +52,7 @@ def _tell_notes(error: OnnxPruneError) -> None:
 
 def failed(message: str, code: int) -> int:
     """Tells what went wrong, and returns the exit code."""
-    from onnxprune.terminal import safe
+    from onnxprune.reports.terminal import safe
 
     to_stderr(f"error: {safe(message, _LINE)}", "red")
     return code

@@ -12,11 +12,11 @@ import click
 
 from onnxprune.cli.common import EXIT_CODES, check_written, write_reports
 from onnxprune.cli.config import Configured
-from onnxprune.formats import add_to_summary
+from onnxprune.reports.formats import add_to_summary
 
 if TYPE_CHECKING:
-    from onnxprune.gate import Verdict
-    from onnxprune.gate_limits import Limits
+    from onnxprune.proof.gate import Verdict
+    from onnxprune.proof.gate_limits import Limits
 
 _HELP = {
     "max-drop": ("X", "Most that top-1 may lose, in points; of a metric script's figures, in their own unit."),
@@ -64,7 +64,7 @@ def limits_of(given: dict[str, Any]) -> Limits:
         UsageError: one is none.
     """
     from onnxprune.errors import UsageError
-    from onnxprune.gate_limits import Limits, option, parse_share, parse_size
+    from onnxprune.proof.gate_limits import Limits, option, parse_share, parse_size
 
     found: dict[str, Any] = {}
     for name in (*_HELP, "min-speedup", "exact"):
@@ -101,7 +101,7 @@ def gate(
 
     What is missing or no number fails, and of a figure with an interval the worse end is judged.
     """
-    from onnxprune.gate import gate as run
+    from onnxprune.proof.gate import gate as run
 
     check_written(written, {}, {f"report {k}": path for k, path in enumerate(reports, 1)})
     verdict = run(reports, limits_of(options), measured=measured)
@@ -119,8 +119,8 @@ def conclude(verdict: Verdict, *, silent: bool) -> None:
         GateError: a limit does not hold.
     """
     from onnxprune.errors import GateError
-    from onnxprune.gate import lines
-    from onnxprune.terminal import console_on, print_lines, safe
+    from onnxprune.proof.gate import lines
+    from onnxprune.reports.terminal import console_on, print_lines, safe
 
     if not silent:
         print_lines(console_on(sys.stdout), (safe(line) for line in lines(verdict)))

@@ -14,8 +14,8 @@ from onnxprune.cli.limits import Limited
 from onnxprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from onnxprune.history import History, Step
-    from onnxprune.report import Count
+    from onnxprune.reports.history import History, Step
+    from onnxprune.reports.report import Count
 
 
 @click.command(cls=Limited, epilog=EXIT_CODES, short_help="Show how a model was pruned, and take its plans out again.")
@@ -35,9 +35,9 @@ def history(model: Path, plan_path: Path | None, step: int | None, as_json: bool
         raise UsageError("--step says which plan to write: give --plan PATH, too")
     if plan_path is not None and same_file(plan_path, model):
         raise UsageError(f"--plan {name_of(plan_path)} is the model: give it a path of its own")
-    from onnxprune.history import plan_of, read
-    from onnxprune.records import write
-    from onnxprune.terminal import console_on, print_lines
+    from onnxprune.reports.history import plan_of, read
+    from onnxprune.reports.records import write
+    from onnxprune.reports.terminal import console_on, print_lines
 
     found, metadata = read(model)
     if plan_path is not None:
@@ -49,7 +49,7 @@ def history(model: Path, plan_path: Path | None, step: int | None, as_json: bool
 
 
 def _lines(found: History) -> Iterator[str]:
-    from onnxprune.terminal import safe
+    from onnxprune.reports.terminal import safe
 
     yield f"model: {safe(found.model)} (SHA-256 {found.sha256})"
     if not found.steps:
@@ -59,8 +59,8 @@ def _lines(found: History) -> Iterator[str]:
 
 
 def _step_lines(step: Step) -> Iterator[str]:
-    from onnxprune.command_line import as_arguments
-    from onnxprune.terminal import safe
+    from onnxprune.reports.command_line import as_arguments
+    from onnxprune.reports.terminal import safe
 
     cut = step.units.before - step.units.after
     yield f"step {step.number}: onnxprune {safe(step.tool, 40)} {safe(as_arguments(step.options))}"

@@ -27,6 +27,6 @@ def inspect(model: Path, reports: tuple[Path, ...], as_json: bool, **options: An
     if as_json:
         click.echo(inspection.to_json(), nl=False)
     else:
-        from onnxprune.terminal import console_on, print_inspection
+        from onnxprune.reports.terminal import console_on, print_inspection
 
         print_inspection(inspection, console_on(sys.stdout))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from onnxprune.isolation import Limits
+    from onnxprune.graph.isolation import Limits
 
 
 class Limited(click.Command):
@@ -28,7 +28,7 @@ class Limited(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command, and returns what it gives, or the exit code of the other process."""
-        from onnxprune.isolation import Limits, run_apart
+        from onnxprune.graph.isolation import Limits, run_apart
 
         limits = Limits.parse(ctx.params.pop("timeout"), ctx.params.pop("max_memory"))
         if not isinstance(ctx.obj, tuple):

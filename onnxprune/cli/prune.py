@@ -23,7 +23,7 @@ from onnxprune.cli.common import (
 from onnxprune.cli.config import Configured
 from onnxprune.cli.errors import to_stderr
 from onnxprune.errors import UsageError
-from onnxprune.formats import add_to_summary, to_text
+from onnxprune.reports.formats import add_to_summary, to_text
 
 
 @click.command(cls=Configured, epilog=EXIT_CODES, short_help="Write a smaller model.")
@@ -102,20 +102,20 @@ def prune(
         if plan_path is not None:
             write_text(plan_path, result.plan.to_json(), result)
     for warning in result.report.warnings:
-        from onnxprune.terminal import safe
+        from onnxprune.reports.terminal import safe
 
         to_stderr(f"warning: {safe(warning)}", "yellow")
     if as_json:
         click.echo(result.report.to_json(), nl=False)
     elif not quiet:
-        from onnxprune.terminal import console_on, print_report
+        from onnxprune.reports.terminal import console_on, print_report
 
         print_report(result.report, console_on(sys.stdout), dry_run=dry_run, verbose=verbose)
 
 
 def _limits(targets: Sequence[str]) -> dict[str, str]:
     """Returns values by kind of texts such as `macs=0.5`."""
-    from onnxprune.budget import Limit
+    from onnxprune.allocation.budget import Limit
 
     found: dict[str, str] = {}
     for limit in map(Limit.parse, targets):

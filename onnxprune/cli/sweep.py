@@ -13,7 +13,7 @@ from onnxprune.cli.asking import asked, choices, data
 from onnxprune.cli.common import EXIT_CODES, selection, working
 from onnxprune.cli.config import Configured
 from onnxprune.errors import UsageError, quote
-from onnxprune.formats import to_text
+from onnxprune.reports.formats import to_text
 
 DEFAULT = "macs=0.9,0.8,0.7,0.6,0.5,0.4,0.3,0.2"
 
@@ -61,9 +61,9 @@ def sweep(
     folder = output or model.parent / f"{model.stem}.sweep"
     wanted = _spelt_out(targets or (DEFAULT,))
     with working(quiet or as_json, verbose) as progress:
-        from onnxprune.records import write
+        from onnxprune.reports.records import write
+        from onnxprune.reports.tradeoff_view import chart
         from onnxprune.tradeoff import sweep as run
-        from onnxprune.tradeoff_view import chart
 
         found = run(model, wanted, folder, progress=progress, **asked(options))
         write(folder / "sweep.svg", chart(found))
@@ -71,8 +71,8 @@ def sweep(
     if as_json:
         click.echo(found.to_json(), nl=False)
     elif not quiet:
-        from onnxprune.terminal import console_on, print_lines, print_table, safe
-        from onnxprune.tradeoff_view import columns, lines, rows
+        from onnxprune.reports.terminal import console_on, print_lines, print_table, safe
+        from onnxprune.reports.tradeoff_view import columns, lines, rows
 
         console = console_on(sys.stdout)
         print_table(console, columns(found), [tuple(map(safe, row)) for row in rows(found)])

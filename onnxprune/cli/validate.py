@@ -14,11 +14,11 @@ from onnxprune.cli.common import EXIT_CODES, check_written, provided, reported, 
 from onnxprune.cli.config import Configured
 from onnxprune.cli.errors import to_stderr
 from onnxprune.cli.gate import conclude, limits, limits_of
-from onnxprune.formats import add_to_summary
+from onnxprune.reports.formats import add_to_summary
 
 if TYPE_CHECKING:
-    from onnxprune.gate_limits import Limits
-    from onnxprune.report import ClassChange, Comparison, Interval, OutputFidelity, Placement, Validation
+    from onnxprune.proof.gate_limits import Limits
+    from onnxprune.reports.report import ClassChange, Comparison, Interval, OutputFidelity, Placement, Validation
 
 _TOP = 5
 _PATH = click.Path(path_type=Path)
@@ -61,19 +61,19 @@ def validate(
     taken = {"the original": original, "the pruned model": pruned, "the plan": options["plan"]}
     check_written(reports, {}, taken)
     with working(quiet or as_json, verbose) as progress:
-        from onnxprune.comparison import validate as run
+        from onnxprune.proof.comparison import validate as run
 
         found = run(original, pruned, progress=progress, **pictured(options))
         write_reports(found, reports)
         add_to_summary(found)
-    from onnxprune.terminal import safe
+    from onnxprune.reports.terminal import safe
 
     for warning in found.warnings:
         to_stderr(f"warning: {safe(warning)}", "yellow")
     if as_json:
         click.echo(found.to_json(), nl=False)
     elif not quiet:
-        from onnxprune.terminal import console_on, print_lines
+        from onnxprune.reports.terminal import console_on, print_lines
 
         print_lines(console_on(sys.stdout), map(safe, lines(found, verbose=verbose)))
     _judge(found, wanted, measured=measured, silent=as_json or quiet)
@@ -81,8 +81,8 @@ def validate(
 
 def _judge(found: Comparison, wanted: Limits, *, measured: bool, silent: bool) -> None:
     """Passes if all limits hold, and if the cut is not known to be wrong."""
-    from onnxprune.gate import judge
-    from onnxprune.gate_limits import Limits
+    from onnxprune.proof.gate import judge
+    from onnxprune.proof.gate_limits import Limits
 
     if wanted.given or found.exactness.exact is False:
         conclude(judge([found], wanted if wanted.given else Limits(exact=True), measured=measured), silent=silent)

@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes
 from onnxprune.ops.quantized import columns, only_one
 from onnxprune.ops.registry import Need, Node, Quantized, Shape, Site, Sized, Unsupported, operator
-from onnxprune.tensors import Tensor, drop_axes, insert_axes
 
 MS = "com.microsoft"
 HEADS, TOKENS, SIZE = 1, 2, 3  # axes of (batch, heads, tokens, size of a head)

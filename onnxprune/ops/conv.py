@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from onnxprune.labels import Array
+from onnxprune.engine.labels import Array
+from onnxprune.engine.tensors import Tensor
 from onnxprune.ops.linear import linear_conv, linear_conv_transpose
 from onnxprune.ops.registry import Need, Node, Shape, Site, Sized, Unsupported, operator
-from onnxprune.tensors import Tensor
 
 conv = operator(
     "Conv",

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.engine.tensors import Tensor, Zero
 from onnxprune.ops.registry import Operator, Site, operator
-from onnxprune.tensors import Tensor, Zero
 
 
 def elementwise(*names: str, zero: Zero, domain: str = "") -> Operator:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from onnxprune.engine.tensors import Tensor, insert_axes
 from onnxprune.ops.conv import convolve, living_groups, macs_conv, with_bias
 from onnxprune.ops.linear import linear_fused_conv, linear_fused_gemm, linear_fused_matmul
 from onnxprune.ops.matmul import macs_gemm, matrix_product
@@ -19,7 +20,6 @@ from onnxprune.ops.normalization import (
     size_rms_norm,
 )
 from onnxprune.ops.registry import Need, Node, Scale, Shape, Site, Sized, Unsupported, operator
-from onnxprune.tensors import Tensor, insert_axes
 
 MS = "com.microsoft"
 

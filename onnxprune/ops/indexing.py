@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from onnxprune.engine.tensors import Tensor
 from onnxprune.ops.registry import Need, Site, Sized, operator
-from onnxprune.tensors import Tensor
 
 gather = operator(
     "Gather",

@@ -10,9 +10,9 @@ from string import ascii_letters
 
 import numpy as np
 
+from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes
 from onnxprune.ops.linear import linear_gemm, linear_matmul
 from onnxprune.ops.registry import Node, Shape, Site, Unsupported, operator
-from onnxprune.tensors import Tensor, drop_axes, insert_axes
 
 matmul = operator("MatMul", doc="contracts the inner axes; batch axes are tied by broadcasting")
 gemm = operator("Gemm", doc="contracts the inner axes; the addend is elementwise")

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes
 from onnxprune.ops.registry import Need, Site, Sized, Unsupported, differs, operator
-from onnxprune.tensors import Tensor, drop_axes, insert_axes
 
 reshape = operator(
     "Reshape", size_slots=(1,), doc="labels are reshaped; arrays that fall into one block of axes are joined"

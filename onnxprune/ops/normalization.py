@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from onnxprune.engine.tensors import Tensor, insert_axes
 from onnxprune.ops.registry import Need, Scale, Site, Sized, operator
-from onnxprune.tensors import Tensor, insert_axes
 
 batch_norm = operator(
     "BatchNormalization", doc="channels with scale, bias, mean and variance; in training mode the other axes are tied"

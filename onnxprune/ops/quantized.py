@@ -15,12 +15,12 @@ from string import ascii_lowercase
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes, spans
 from onnxprune.ops.conv import convolve, living_groups, with_bias
 from onnxprune.ops.elementwise import freeze_zero_axes
 from onnxprune.ops.matmul import macs_gemm, macs_matmul, matrix_product
 from onnxprune.ops.pooling import resized
 from onnxprune.ops.registry import Need, Node, Quantized, Shape, Site, Sized, Unsupported, operator
-from onnxprune.tensors import Tensor, drop_axes, insert_axes, spans
 
 MS = "com.microsoft"
 OUT = ~0

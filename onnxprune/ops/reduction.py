@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from onnxprune.engine.tensors import Tensor
 from onnxprune.ops.elementwise import freeze_zero_axes
 from onnxprune.ops.pooling import resized
 from onnxprune.ops.registry import Scale, Site, Sized, Unsupported, operator
-from onnxprune.tensors import Tensor
 
 exact = operator(
     *("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"),

@@ -12,9 +12,9 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.labels import Labels, Reason
-from onnxprune.tensors import Tensor, Verbs
-from onnxprune.trace import Trace
+from onnxprune.engine.labels import Labels, Reason
+from onnxprune.engine.tensors import Tensor, Verbs
+from onnxprune.graph.trace import Trace
 
 Shape = tuple[int, ...]
 Pair = tuple[np.ndarray, np.ndarray]

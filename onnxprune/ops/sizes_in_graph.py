@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from onnxprune.engine.tensors import Tensor, lift
 from onnxprune.ops.registry import Need, Site, Sized, differs, operator
-from onnxprune.tensors import Tensor, lift
 
 shape = operator(
     "Shape", "Size", doc="no labels, nothing freezes: sizes are rewritten where they are wrong after the cut"

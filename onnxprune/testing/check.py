@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxprune.coupling import couple
-from onnxprune.cut import cut, masked
-from onnxprune.cutting import Cutting
-from onnxprune.flat import look_into
-from onnxprune.labels import Array
-from onnxprune.sizes import rewrite_sizes
+from onnxprune.engine.coupling import couple
+from onnxprune.engine.cut import cut, masked
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.labels import Array
+from onnxprune.engine.sizes import rewrite_sizes
+from onnxprune.engine.units import Units, find_units
+from onnxprune.graph.flat import look_into
+from onnxprune.graph.trace import trace
 from onnxprune.testing.cases import Case, Consumer, build, feeds, run
-from onnxprune.trace import trace
-from onnxprune.units import Units, find_units
 
 __all__ = ["TOLERANCE", "Outcome", "check", "check_model", "difference"]
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.coupling import couple
-from onnxprune.cutting import Cutting
+from onnxprune.engine.coupling import couple
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.units import find_units
+from onnxprune.graph.trace import trace
 from onnxprune.testing.cases import BATCH, SCALE, Array, Case, Data, Feed, Weight, bare, build, run
-from onnxprune.trace import trace
-from onnxprune.units import find_units
 
 __all__ = ["missing"]
 

@@ -7,12 +7,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 from digitlike import FIRST, Net, pictures
 
-from onnxprune.ablation import rank_by_outputs
-from onnxprune.coupling import couple
 from onnxprune.criteria import OnOutputs
+from onnxprune.criteria.ablation import rank_by_outputs
 from onnxprune.criteria.loss import loss
-from onnxprune.trace import trace
-from onnxprune.units import find_units
+from onnxprune.engine.coupling import couple
+from onnxprune.engine.units import find_units
+from onnxprune.graph.trace import trace
 
 CPU = ("CPUExecutionProvider",)
 

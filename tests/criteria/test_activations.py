@@ -9,12 +9,11 @@ import onnxruntime as ort
 import pytest
 from digitlike import FIRST, HIDDEN, SECOND, Net, pictures
 
-from onnxprune import activations
-from onnxprune.activations import gather, rank_by_inputs
-from onnxprune.coupling import couple
-from onnxprune.criteria import Inputs, OnInputs
-from onnxprune.trace import trace
-from onnxprune.units import Units, find_units
+from onnxprune.criteria import Inputs, OnInputs, activations
+from onnxprune.criteria.activations import gather, rank_by_inputs
+from onnxprune.engine.coupling import couple
+from onnxprune.engine.units import Units, find_units
+from onnxprune.graph.trace import trace
 
 CPU = ("CPUExecutionProvider",)
 

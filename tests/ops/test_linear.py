@@ -10,11 +10,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.coupling import couple
-from onnxprune.layers import Layer, find_layers
-from onnxprune.model import load
-from onnxprune.runtime import provider_names
-from onnxprune.trace import trace
+from onnxprune.engine.coupling import couple
+from onnxprune.graph.model import load
+from onnxprune.graph.runtime import provider_names
+from onnxprune.graph.trace import trace
+from onnxprune.refit.layers import Layer, find_layers
 
 MS = "com.microsoft"
 

@@ -1,0 +1,1 @@
+"""How many units of each group go: ratios, targets, measured sensitivity and budgets."""

@@ -1,0 +1,194 @@
+"""How many units of each group go: by a ratio or within a budget, spread uniformly, by importance or by measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from onnxprune.allocation.alignment import aligned, blocks_of
+from onnxprune.allocation.bounds import most_that_may_go
+from onnxprune.allocation.budget import Budget
+from onnxprune.allocation.counts import (
+    at_ratio,
+    by_importance,
+    by_sensitivity,
+    filled,
+    select,
+    steps_of,
+    streams,
+    to_target,
+)
+from onnxprune.allocation.knapsack import Counts
+from onnxprune.allocation.sensitivity import Sensitivity
+from onnxprune.allocation.tally import Tally
+from onnxprune.criteria.ranking import rank_by_weights
+from onnxprune.criteria.scoring import Scores
+from onnxprune.engine.cost import per_unit
+from onnxprune.engine.labels import Array
+from onnxprune.engine.units import Units
+from onnxprune.errors import TargetError
+from onnxprune.latency.staircase import CostTable
+from onnxprune.options import Options
+from onnxprune.reports.findings import frozen_rows
+from onnxprune.reports.report import by_reason
+
+__all__ = ["Ground", "out_of_reach"]
+
+
+@dataclass(eq=False)
+class Ground:
+    """The units of a model with all that is asked about them again and again.
+
+    Attributes:
+        units: the removable units.
+        options: how much goes, and where.
+        measured: returns what each group costs the outputs; called once, where the allocation asks for it.
+        timed: returns what any counts take on the provider; called once, where latency is limited.
+        providers: onnxruntime's names of execution providers.
+        orders: how units of groups with several consumers go, as far as walks have found it.
+    """
+
+    units: Units
+    options: Options
+    measured: Callable[[Ground], Sensitivity]
+    timed: Callable[[Ground], CostTable]
+    providers: tuple[str, ...]
+    orders: dict[int, Array] = field(default_factory=dict)
+
+    @cached_property
+    def tally(self) -> Tally:
+        """What any counts would leave."""
+        return Tally(self.units)
+
+    @cached_property
+    def scores(self) -> tuple[Scores, ...]:
+        """Importance of each group's units as weights alone tell it."""
+        return rank_by_weights(self.units, self.options.criterion, self.options.seed)
+
+    @cached_property
+    def open(self) -> tuple[bool, ...]:
+        """For each group whether it may be cut."""
+        may = select(self.units, self.options.include, self.options.exclude)
+        if self.options.cuts_streams:
+            return tuple(may)
+        return tuple(ok and not stream for ok, stream in zip(may, streams(self.units), strict=True))
+
+    @cached_property
+    def most(self) -> Counts:
+        """For each group how many units may go at most."""
+        return most_that_may_go(self.units, self.open, self.options.max_ratio_per_group, self.options.min_units)
+
+    @cached_property
+    def steps(self) -> Counts:
+        """For each group the multiple that kept units are."""
+        align = self.options.steps
+        return steps_of(self.units, 1 if align == "auto" else align)
+
+    @cached_property
+    def latency(self) -> CostTable:
+        """What any counts take on the provider."""
+        return self.timed(self)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """What each group costs the outputs."""
+        return self.measured(self)
+
+    def at_ratio(self, ratio: float) -> Counts:
+        """Returns the counts of a ratio: of each group's units if uniform, else of all of them."""
+        if self.options.spread == "uniform":
+            return self._uniform(ratio)
+        if self.options.spread == "global":
+            found = by_importance(self.units, self.scores, ratio=ratio, steps=self.steps, most=self.most)
+            return found or (0,) * len(self.most)
+        total = sum(len(group) for group, most in zip(self.units.groups, self.most, strict=True) if most)
+        goal = min(int(ratio * total + 1e-9), sum(self._uniform(1.0 - 1e-9)))
+        found = self._spread(lambda counts: float(goal - sum(counts)))
+        return found or self.most
+
+    def within(self, budget: Budget) -> Counts:
+        """Returns the counts that hold a budget.
+
+        Raises:
+            TargetError: there are none.
+        """
+        stairs = self.options.steps == "auto" and any(limit.kind == "latency" for limit in budget.limits)
+        on_stairs = self.latency.snap if stairs else tuple
+        found = self._spread(lambda counts: budget.excess(on_stairs(counts)), self.latency.edges if stairs else None)
+        if found is None:
+            least = on_stairs(self._uniform(1.0 - 1e-9))
+            raise out_of_reach(self, budget, {k: budget.expected(k, least) for k in budget.left})
+        if self.options.steps == "auto" and not stairs:
+            return aligned(self.units, found, budget.excess, blocks_of(self.units, self.providers), self.most)
+        return on_stairs(found)
+
+    def _uniform(self, ratio: float) -> Counts:
+        return at_ratio(self.units, ratio, steps=self.steps, most=self.most)
+
+    def _spread(
+        self, excess: Callable[[Counts], float], levels: Sequence[Sequence[int]] | None = None
+    ) -> Counts | None:
+        """Returns the counts without excess that the allocation finds, None where there are none.
+
+        Args:
+            excess: how far counts overshoot; zero or less where they hold.
+            levels: for each group the kept counts that are worth having, where an allocation can make use of them.
+        """
+        if self.options.spread == "sensitivity":
+            return by_sensitivity(self.sensitivity, excess, steps=self.steps, most=self.most, levels=levels)
+        if self.options.spread == "global":
+            found = by_importance(
+                self.units,
+                self.scores,
+                steps=self.steps,
+                most=self.most,
+                excess=excess,
+                costs=self._costs,
+            )
+        else:
+            found = to_target(excess, self._uniform, 0.0)
+        return None if found is None else filled(excess, found, self.units, self.steps)
+
+    @cached_property
+    def _costs(self) -> Sequence[float]:
+        """What one unit of each group takes along, of MACs where there are any."""
+        macs, params = per_unit(self.units)
+        return tuple((macs if macs.any() else params).tolist())
+
+
+def out_of_reach(ground: Ground, budget: Budget, best: dict[str, float]) -> TargetError:
+    """Returns the error that says how far a target can be met, and what stands in the way.
+
+    Args:
+        ground: the units.
+        budget: the target.
+        best: by kind, what is left where as much is cut as may be.
+    """
+    missed = [x for x in budget.limits if best[x.kind] > x.allowed(budget.full[x.kind])]
+    can = ", ".join(x.told(best[x.kind], budget.full[x.kind]) for x in missed)
+    return TargetError(
+        f"the target {' '.join(map(str, missed))} is out of reach: the best that can be had is {can}; "
+        f"{'; '.join(_in_the_way(ground)) or 'one unit of every group stays'}"
+    )
+
+
+def _in_the_way(ground: Ground) -> list[str]:
+    """Returns what keeps units from being cut, and what opens them."""
+    options, units = ground.options, ground.units
+    found = []
+    if not options.cuts_streams and (count := sum(streams(units))):
+        found.append(f"{count} residual streams are left alone (--streams cuts them too)")
+    closed = len(units.groups) - sum(select(units, options.include, options.exclude))
+    if closed:
+        found.append(f"--include/--exclude keep {closed} of {len(units.groups)} groups")
+    if options.max_ratio_per_group or options.min_units:
+        found.append("--max-ratio-per-group/--min-units bound what may go of each group")
+    if options.align not in (None, "auto", 1):
+        found.append(f"--align {options.align} keeps multiples")
+    frozen = by_reason(frozen_rows(units))
+    if frozen:
+        why, channels, rows = frozen[0]
+        total, where = sum(n for _, n, _ in frozen), f"{rows[0].op} {rows[0].node}".strip() or "several places"
+        found.append(f"{total:,} channels are frozen ({channels:,} of them at {where}: {why})")
+    return found

@@ -1,0 +1,99 @@
+"""What a cut leaves of every tensor: living labels, kept positions and new shapes, nothing changed yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.engine.coupling import Coupling, Use
+from onnxprune.engine.labels import Array
+from onnxprune.engine.tensors import Tensor, spans
+from onnxprune.engine.units import Units
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Cutting:
+    """A choice of units to cut, seen from tensors."""
+
+    units: Units
+    dead_units: Array
+
+    @property
+    def coupling(self) -> Coupling:
+        """The coupled model."""
+        return self.units.coupling
+
+    @cached_property
+    def dead(self) -> Bools:
+        """Whether each unit is cut; the last entry, False, is for labels without a unit (-1)."""
+        dead = np.zeros(self.units.count + 1, bool)
+        dead[self.dead_units] = True
+        return dead
+
+    @cached_property
+    def living(self) -> Bools:
+        """Whether each label lives."""
+        return ~self.dead[self.units.of_label]
+
+    def alive(self, labels: Array) -> Bools:
+        """Returns whether each of `labels` lives."""
+        return self.living[labels]
+
+    def kept(self, t: Tensor, axis: int) -> Array:
+        """Returns the positions of `axis` that stay."""
+        a = t.on(axis)
+        if a is None:
+            return np.arange(t.shape[axis])
+        return np.flatnonzero(self.alive(a).any(axis=tuple(k for k in range(a.ndim) if k != axis)))
+
+    def is_cut(self, t: Tensor, axis: int) -> bool:
+        """Returns whether `axis` loses positions."""
+        return len(self.kept(t, axis)) < t.shape[axis]
+
+    def new_shape(self, t: Tensor, old: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape after the cut where the shape before was `old` (of this run or another)."""
+        return tuple(
+            n * len(self.kept(t, k)) // m if m else n for k, (n, m) in enumerate(zip(old, t.shape, strict=True))
+        )
+
+    def mask(self, use: Use) -> Bools:
+        """Returns which elements of a constant live where one node reads it."""
+        mask = np.ones((1,) * len(use.shape), bool)
+        for a in use.arrays:
+            mask = mask & self.alive(a)
+        return np.broadcast_to(mask, use.shape)
+
+    def touches(self, use: Use) -> bool:
+        """Returns whether a use loses anything."""
+        return not all(self.alive(a).all() for a in use.arrays)
+
+    def kept_of(self, use: Use) -> tuple[Array, ...]:
+        """Returns for each axis of a use the positions that stay in some row."""
+        mask = self.mask(use)
+        rank = range(mask.ndim)
+        return tuple(np.flatnonzero(mask.any(axis=tuple(k for k in rank if k != axis))) for axis in rank)
+
+    def shape_of(self, use: Use) -> tuple[int, ...]:
+        """Returns the shape of what stays of a constant where one node reads it: rows of equal length."""
+        mask = self.mask(use)
+        shape = []
+        for _ in range(mask.ndim):  # all living rows are alike, so the first one tells the sizes of the other axes
+            living = mask.reshape(len(mask), -1).any(axis=1)
+            shape.append(int(living.sum()))
+            mask = mask[int(living.argmax())]
+        return tuple(shape)
+
+    def slice(self, use: Use, values: np.ndarray) -> np.ndarray:
+        """Returns what stays of a constant's values, dense."""
+        if all(len(spans(a)) == 1 for a in use.arrays):
+            for axis in {spans(a)[0] for a in use.arrays}:
+                keep = np.logical_and.reduce([self.alive(a).reshape(-1) for a in use.arrays if spans(a) == (axis,)])
+                if not keep.all():
+                    values = values.compress(keep, axis)
+            return values
+        return values[self.mask(use)].reshape(self.shape_of(use))

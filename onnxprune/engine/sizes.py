@@ -1,0 +1,420 @@
+"""Sizes in the graph: what is wrong after the cut is rewritten, entry by entry, and nothing else.
+
+The nodes are walked in order. Small data-independent values whose inputs changed are evaluated again; at every size
+slot the operator's rule says what must stand there. A wrong entry is followed back to the constant it comes from and
+rewritten on that edge; where consumers disagree, the consumer gets a private constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.labels import Array
+from onnxprune.engine.tensors import Tensor
+from onnxprune.graph.constants import constants
+from onnxprune.ops import Need, Scale, Unsupported, lookup
+from onnxprune.ops.movement import slice_bounds, sliced
+
+Pair = tuple[np.ndarray, np.ndarray]
+Edge = tuple[int, int]
+Solver = Callable[[int, int], int | None]  # (result, one operand) -> the other operand, if there is one
+COPYING = {"Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity", "Flatten"}
+PASSES = 20
+
+
+@dataclass
+class Rewrite:
+    """Edits that make a cut graph run: constants on edges, and attributes (None removes one)."""
+
+    edges: dict[Edge, np.ndarray] = field(default_factory=dict)
+    attributes: dict[tuple[int, str], Any] = field(default_factory=dict)
+    scales: dict[tuple[int, int], Scale] = field(default_factory=dict)  # (node, output): what stands behind it
+    factors: dict[Edge, float] = field(default_factory=dict)  # (node, input): factor on the constant there
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+def rewrite_sizes(cutting: Cutting) -> Rewrite:
+    """Returns the edits after which every size slot holds what its operator needs; `failed` names nodes without any."""
+    return _Sizes(cutting).run()
+
+
+class _Sizes:
+    def __init__(self, cutting: Cutting) -> None:
+        self.cutting, self.coupling = cutting, cutting.coupling
+        self.trace = self.coupling.trace
+        self.nodes = self.coupling.nodes
+        self.producer = {v.name: i for i, n in enumerate(self.nodes) for v in n.outputs if v.name}
+        self.constants = set(constants(self.coupling.model.graph))
+        imports = self.coupling.model.graph.opset_imports
+        self.opsets = {("" if d == "ai.onnx" else d): v for d, v in imports.items()}
+        self.out = Rewrite()
+        self.content: dict[str, Pair] = {}  # contents that the cut or an edit has changed
+        self.private: set[Edge] = set()
+        self.entries: dict[Edge, dict[int, int]] = {}
+
+    def run(self) -> Rewrite:
+        for _ in range(PASSES):
+            before = (
+                len(self.out.edges),
+                len(self.out.attributes),
+                sum(map(len, self.entries.values())),
+                len(self.private),
+            )
+            self.content.clear()
+            self.out.failed.clear()
+            for index, node in enumerate(self.nodes):
+                self._visit(index, node)
+            after = (
+                len(self.out.edges),
+                len(self.out.attributes),
+                sum(map(len, self.entries.values())),
+                len(self.private),
+            )
+            if before == after:
+                break
+        flat = self.coupling.flat
+        edits = (self.out.edges, self.out.attributes, self.out.scales, self.out.factors)
+        for index in {i for kind in edits for i, _ in kind}:
+            if flat is not None and not flat.is_its_own(index):
+                self.out.failed[index] = "stands in the body of a local function, which other calls may share"
+        return self.out
+
+    # ---------------------------------------------------------------- contents
+    def _expected(self, name: str) -> Pair | None:
+        """Returns what a data-independent value holds after the cut if it keeps its meaning: its living part."""
+        t = self.coupling.tensors.get(name)
+        a, b = (self._living(name, t, run) for run in (0, 1))
+        return None if a is None or b is None else (a, b)
+
+    def _living(self, name: str, t: Tensor | None, run: int) -> np.ndarray | None:
+        """Returns the living part of a data-independent value, None where it depends on data."""
+        pair = self.trace.values.get(name)
+        if pair is None or t is None:
+            return None if pair is None else pair[run]
+        content = pair[run]
+        for axis in range(len(t.shape)):
+            if t.labelled(axis) and pair[0].shape[axis] == pair[1].shape[axis]:
+                content = content.take(self.cutting.kept(t, axis), axis)
+        return content
+
+    def arriving(self, index: int, slot: int, run: int) -> np.ndarray | None:
+        """Returns what arrives at an input after the cut and the edits so far."""
+        name = self._name(index, slot)
+        if name is None:
+            return None
+        if (index, slot) in self.out.edges:
+            return self.out.edges[index, slot]
+        if name in self.content:
+            return self.content[name][run]
+        if name in self.constants:
+            return self._living(name, self.coupling.seen[index][slot], run)
+        pair = self._expected(name)
+        return None if pair is None else pair[run]
+
+    def _name(self, index: int, slot: int) -> str | None:
+        inputs = self.nodes[index].inputs
+        v = inputs[slot] if slot < len(inputs) else None
+        return None if v is None else v.name
+
+    def _changed(self, index: int, slot: int) -> bool:
+        return (index, slot) in self.out.edges or self._name(index, slot) in self.content
+
+    # ---------------------------------------------------------------- the walk
+    def _visit(self, index: int, node: ir.Node) -> None:
+        home = lookup(node)
+        if node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx"):
+            self._new_shape(index, node)
+            return
+        if home is not None and home.sizes.rule is not None:
+            try:
+                for need in list(home.sizes.rule(SizeSite(self, index))):
+                    self._meet(index, need)
+            except Unsupported as error:
+                self.out.failed[index] = str(error)
+        changed = [slot for slot in range(len(node.inputs)) if self._changed(index, slot)]
+        if not changed:
+            return
+        if all(v.name in self.trace.static for v in node.outputs if v.name):
+            self._evaluate(index, node)
+            return
+        slots = home.size_slots if home is not None else frozenset[int]()
+        for slot in changed:
+            if slot not in slots and (index, slot) not in self.private:
+                self._keep_old(index, slot)
+
+    def _new_shape(self, index: int, node: ir.Node) -> None:
+        """The contents of Shape and Size follow the cut."""
+        name = self._name(index, 0)
+        t = self.coupling.seen[index][0] if self.coupling.seen[index] else None
+        if name is None or t is None or node.outputs[0].name is None or name not in self.trace.shapes:
+            return
+        if not any(self.cutting.is_cut(t, axis) for axis in range(len(t.shape))):
+            return
+        new = []
+        for run in (0, 1):
+            shape = np.array(self.cutting.new_shape(t, self.trace.shapes[name][run]), np.int64)
+            if node.op_type == "Size":
+                new.append(np.array(shape.prod()))
+                continue
+            start, end = node.attributes.get("start"), node.attributes.get("end")
+            new.append(shape[slice(start.as_int() if start else None, end.as_int() if end else None)])
+        self._store(node.outputs[0].name, (new[0], new[1]))
+
+    def _store(self, name: str, pair: Pair) -> None:
+        """Remembers contents that are not what the value should hold."""
+        expected = self._expected(name)
+        if expected is not None and all(
+            np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(pair, expected, strict=True)
+        ):
+            return
+        self.content[name] = pair
+
+    def _evaluate(self, index: int, node: ir.Node) -> None:
+        """Computes a data-independent node again from what arrives."""
+        results: list[list[np.ndarray]] = []
+        for run in (0, 1):
+            feeds = {
+                v.name: self.arriving(index, slot, run)
+                for slot, v in enumerate(node.inputs)
+                if v is not None and v.name
+            }
+            if any(f is None for f in feeds.values()):
+                return
+            try:
+                proto = self._edited(index, node)
+                found = ReferenceEvaluator(proto, opsets=self.opsets).run(None, feeds)
+                assert isinstance(found, list)
+                results.append(found)
+            except (
+                Exception
+            ) as error:  # the reference is foreign code: whatever it raises, this node cannot be followed
+                self.out.failed[index] = f"can't be evaluated after the cut ({type(error).__name__})"
+                return
+        outputs = [v for v in node.outputs if v.name]
+        for v, a, b in zip(outputs, *results, strict=False):
+            if v.name and v.name in self.trace.values:
+                dtype = self.trace.values[v.name][0].dtype
+                self._store(v.name, (np.asarray(a).astype(dtype), np.asarray(b).astype(dtype)))
+
+    def _edited(self, index: int, node: ir.Node) -> onnx.NodeProto:
+        """Returns the node with the attributes edited so far."""
+        proto = ir.to_proto(node)
+        assert isinstance(proto, onnx.NodeProto)
+        edits = {name: value for (i, name), value in self.out.attributes.items() if i == index}
+        kept = [a for a in proto.attribute if a.name not in edits]
+        del proto.attribute[:]
+        proto.attribute.extend(kept)
+        proto.attribute.extend(onnx.helper.make_attribute(n, v) for n, v in edits.items() if v is not None)
+        return proto
+
+    def _keep_old(self, index: int, slot: int) -> None:
+        """A number read off a pruned axis that is no size keeps its old value."""
+        name = self._name(index, slot)
+        old = self.trace.values.get(name or "")
+        if old is None or not np.array_equal(*old):
+            self.out.failed[index] = "reads a number off the pruned axis that varies at run time"
+            return
+        expected = self._expected(name or "")
+        assert expected is not None
+        self.out.edges[index, slot] = expected[0]
+        self.private.add((index, slot))
+
+    # ---------------------------------------------------------------- needs
+    def _meet(self, index: int, need: Need | Scale) -> None:
+        if isinstance(need, Scale):
+            if need.output is not None:
+                self.out.scales[index, need.output] = need
+            if need.slot is not None:
+                self.out.factors[index, need.slot] = need.factor
+            return
+        if isinstance(need.where, str):
+            self.out.attributes[index, need.where] = need.values
+            return
+        slot, (a, b) = need.where, need.values
+        name = self._name(index, slot)
+        if name is not None and (index, slot) not in self.private and name not in self.constants:
+            now = [self.arriving(index, slot, run) for run in (0, 1)]
+            if now[0] is not None and now[1] is not None and now[0].shape == a.shape:
+                wrong = np.flatnonzero((now[0] != a).reshape(-1) | (now[1] != b).reshape(-1))
+                edits: dict[Edge, dict[int, int]] = {}
+                if all(
+                    self._trace_back(index, slot, int(k), int(a.reshape(-1)[k]), int(b.reshape(-1)[k]), edits)
+                    for k in wrong
+                ):
+                    self._apply(edits)
+                    return
+        static = need.static if need.static is not None else a if a.shape == b.shape and np.array_equal(a, b) else None
+        if static is None:
+            self.out.failed[index] = "needs sizes that vary at run time and can't be traced back to constants"
+            return
+        self.out.edges[index, slot] = static
+        self.private.add((index, slot))
+
+    def _apply(self, edits: dict[Edge, dict[int, int]]) -> None:
+        for edge, entries in edits.items():
+            base = self.arriving(*edge, 0)
+            assert base is not None
+            flat = base.reshape(-1).copy()
+            for k, v in entries.items():
+                flat[k] = v
+                self.entries.setdefault(edge, {})[k] = v
+            self.out.edges[edge] = flat.reshape(base.shape)
+
+    def _trace_back(self, index: int, slot: int, flat: int, a: int, b: int, edits: dict[Edge, dict[int, int]]) -> bool:
+        """Finds the constant entry behind element `flat` of an edge and notes it must be `a` (in run A) and `b`."""
+        name = self._name(index, slot)
+        if name is None:
+            return False
+        now = [self.arriving(index, slot, run) for run in (0, 1)]
+        if now[0] is None or now[1] is None or flat >= now[0].size:
+            return False
+        if now[0].reshape(-1)[flat] == a and now[1].reshape(-1)[flat] == b:
+            return True
+        if name in self.constants:
+            edge = (index, slot)
+            taken = self.entries.get(edge, {}).get(flat, edits.get(edge, {}).get(flat, a))
+            if a != b or taken != a or edge in self.private:
+                return False
+            edits.setdefault(edge, {})[flat] = a
+            return True
+        if (index, slot) in self.out.edges or name not in self.producer:
+            return False
+        return any(
+            all(self._trace_back(self.producer[name], s, k, x, y, edits) for s, k, x, y in step)
+            for step in self._steps(self.producer[name], flat, a, b)
+        )
+
+    def _steps(self, index: int, flat: int, a: int, b: int) -> Iterator[list[tuple[int, int, int, int]]]:
+        """Yields, for element `flat` of a node's output, alternatives of (input, its element, wanted in A, in B)."""
+        node = self.nodes[index]
+        if node.op_type in COPYING:
+            yield [(0, flat, a, b)]
+        elif node.op_type == "Concat":
+            at = 0
+            for slot in range(len(node.inputs)):
+                value = self.arriving(index, slot, 0)
+                if value is None or value.ndim != 1:
+                    return
+                if flat < at + value.size:
+                    yield [(slot, flat - at, a, b)]
+                    return
+                at += value.size
+        elif node.op_type == "Gather":
+            data, where = self.arriving(index, 0, 0), self.arriving(index, 1, 0)
+            if data is not None and where is not None and data.ndim == 1:
+                yield [(0, int(where.reshape(-1)[flat]) % data.size, a, b)]
+        elif node.op_type == "Slice":
+            data, bounds = self.arriving(index, 0, 0), slice_bounds(SizeSite(self, index), 1, 0)
+            if data is not None and data.ndim == 1 and bounds is not None and 0 in bounds:
+                yield [(0, int(sliced(data.size, *bounds[0])[flat]), a, b)]
+        elif node.op_type == "Where":
+            chosen = self.arriving(index, 0, 0)
+            if chosen is not None:
+                slot = 1 if chosen.reshape(-1)[flat if chosen.size > 1 else 0] else 2
+                value = self.arriving(index, slot, 0)
+                yield [(slot, flat if value is not None and value.size > 1 else 0, a, b)]
+        elif node.op_type in ("Mul", "Div", "Add", "Sub"):
+            yield from self._arithmetic(index, node.op_type, flat, a, b)
+
+    def _arithmetic(self, index: int, op: str, flat: int, a: int, b: int) -> Iterator[list[tuple[int, int, int, int]]]:
+        """Yields, for either operand, the value that gives the wanted result with the other one as it arrives."""
+        pairs = [[self.arriving(index, slot, run) for run in (0, 1)] for slot in (0, 1)]
+        if any(v is None for p in pairs for v in p):
+            return
+        x, y = ([int(v.reshape(-1)[flat if v.size > 1 else 0]) for v in p if v is not None] for p in pairs)
+        places = [flat if p[0] is not None and p[0].size > 1 else 0 for p in pairs]
+        solvers: dict[str, tuple[Solver, Solver]] = {
+            "Mul": ((lambda r, o: r // o if o and r % o == 0 else None),) * 2,
+            "Add": ((lambda r, o: r - o),) * 2,
+            "Sub": ((lambda r, o: r + o), (lambda r, o: o - r)),
+            "Div": ((lambda r, o: r * o), (lambda r, o: o // r if r and o % r == 0 else None)),
+        }
+        for slot, other in ((1, x), (0, y)):
+            wanted = [solvers[op][slot](r, o) for r, o in zip((a, b), other, strict=True)]
+            if wanted[0] is not None and wanted[1] is not None:
+                yield [(slot, places[slot], wanted[0], wanted[1])]
+
+
+class SizeSite:
+    """One node as its size rule sees it, after the cut; `run` is 0 or 1."""
+
+    def __init__(self, sizes: _Sizes, index: int) -> None:
+        self._sizes, self.index = sizes, index
+        self.node = sizes.nodes[index]
+        self.op = self.node.op_type
+        self.approximate = sizes.coupling.approximate
+        self.version = sizes.opsets.get("" if self.node.domain == "ai.onnx" else self.node.domain, 1)
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Returns an attribute of the original node."""
+        a = self.node.attributes.get(name)
+        return default if a is None else a.value
+
+    def has(self, slot: int) -> bool:
+        """Returns whether input `slot` is given."""
+        return self._sizes._name(self.index, slot) is not None
+
+    def tensor(self, slot: int) -> Tensor:
+        """Returns the labelled input."""
+        seen = self._sizes.coupling.seen[self.index]
+        t = seen[slot] if slot < len(seen) else None
+        if t is None:
+            raise Unsupported(f"input {slot} is missing")
+        return t
+
+    def out_tensor(self, k: int) -> Tensor:
+        """Returns the labelled output."""
+        name = self.node.outputs[k].name
+        t = self._sizes.coupling.tensors.get(name or "")
+        if t is None:
+            raise Unsupported(f"output {k} is not known")
+        return t
+
+    def old(self, slot: int, run: int = 0) -> tuple[int, ...]:
+        """Returns the input's shape before the cut."""
+        return self._sizes.trace.shapes[self._sizes._name(self.index, slot) or ""][run]
+
+    def new(self, slot: int, run: int = 0) -> tuple[int, ...]:
+        """Returns the input's shape after the cut."""
+        use = self._sizes.coupling.uses_of.get(self.index, {}).get(slot)
+        if use is not None:
+            return self._sizes.cutting.shape_of(use)
+        return self._sizes.cutting.new_shape(self.tensor(slot), self.old(slot, run))
+
+    def old_out(self, k: int = 0, run: int = 0) -> tuple[int, ...]:
+        """Returns the output's shape before the cut."""
+        return self._sizes.trace.shapes[self.node.outputs[k].name or ""][run]
+
+    def new_out(self, k: int = 0, run: int = 0) -> tuple[int, ...]:
+        """Returns the output's shape after the cut."""
+        return self._sizes.cutting.new_shape(self.out_tensor(k), self.old_out(k, run))
+
+    def before(self, slot: int, run: int = 0) -> np.ndarray | None:
+        """Returns the contents of an input before the cut, None where they depend on data."""
+        pair = self._sizes.trace.values.get(self._sizes._name(self.index, slot) or "")
+        return None if pair is None else pair[run]
+
+    def arriving(self, slot: int, run: int = 0) -> np.ndarray | None:
+        """Returns the contents that arrive after the cut and the edits so far, None where they depend on data."""
+        return self._sizes.arriving(self.index, slot, run)
+
+    def kept(self, slot: int, axis: int) -> Array:
+        """Returns the positions of an input's axis that stay."""
+        return self._sizes.cutting.kept(self.tensor(slot), axis)
+
+    def kept_out(self, axis: int, k: int = 0) -> Array:
+        """Returns the positions of an output's axis that stay."""
+        return self._sizes.cutting.kept(self.out_tensor(k), axis)
+
+    def cut_axes(self, slot: int) -> tuple[int, ...]:
+        """Returns the axes of an input that lose positions."""
+        t = self.tensor(slot)
+        return tuple(k for k in range(len(t.shape)) if self._sizes.cutting.is_cut(t, k))

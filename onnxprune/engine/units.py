@@ -1,0 +1,302 @@
+"""From labels to units: the smallest sets of labels that can go alone, and the groups they form.
+
+Without a constraint a unit is one label. Labels under rectangles and derivations are tried as *columns* (the last axis
+of every rectangle is free, the others are tied), then as rows; the way that covers more weight wins, the finer one
+where they cover the same. Groups of grouped convolutions may also lose equal numbers of any columns. Labels that had
+better go two by two do so unless that covers much less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.engine.balance import balanced
+from onnxprune.engine.coupling import Coupling
+from onnxprune.engine.labels import Array, Labels, UnionFind, settle
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that appear in the same places: `members` are (number of the use, number of its array)."""
+
+    name: str
+    units: Array
+    members: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """All removable units of a model.
+
+    Attributes:
+        of_label: for each label its unit, or -1 where it stays.
+        groups: units by the places they appear in.
+        families: sets of units of which at least one must stay.
+        reasons: for each label the number of the reason why it is frozen, or -1.
+    """
+
+    coupling: Coupling
+    of_label: Array
+    groups: tuple[Group, ...]
+    families: tuple[Array, ...]
+    reasons: Array
+
+    @cached_property
+    def count(self) -> int:
+        """The number of units."""
+        return int(self.of_label.max(initial=-1)) + 1
+
+    @cached_property
+    def group_of(self) -> Array:
+        """For each unit the number of its group; the last entry, -1, is for labels without a unit."""
+        groups = np.full(self.count + 1, -1)
+        for k, group in enumerate(self.groups):
+            groups[group.units] = k
+        return groups
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How the labels of a component are read: which axis of its rectangles is free, and whether pairs are kept.
+
+    Attributes:
+        free: the axis, counted from the end.
+        paired: whether labels that had better go two by two do so.
+        matched: whether the groups of grouped convolutions lose equal numbers rather than the same columns.
+    """
+
+    free: int
+    paired: bool
+    matched: bool = False
+
+
+@dataclass
+class _Attempt:
+    """One way to read the rectangles: the classes it makes, and which roots may go."""
+
+    classes: UnionFind
+    removable: np.ndarray
+
+
+def find_units(coupling: Coupling) -> Units:
+    """Returns the units and groups of a coupled model."""
+    labels = coupling.labels
+    reasons = coupling.settled()
+    products = _distinct_rectangles(labels, labels.rectangles, reasons)
+    balances = _distinct_rectangles(labels, labels.balances, reasons)
+    component = _components(labels, [*products, *balances], reasons)
+    weight = _weights(coupling)
+    produced = np.zeros(len(labels.classes), bool)
+    for a in coupling.produced:
+        produced[a.ravel()] = True
+    depth = max((r.ndim for r in [*products, *balances]), default=1)
+    paired = (True, False) if labels.pairs else (False,)
+    ways = [_Way(free, pairs) for pairs in paired for free in range(1, depth + 1)]
+    ways += [_Way(1, pairs, matched=True) for pairs in paired if balances]
+
+    def attempt(ways: Sequence[_Way], choice: Array) -> _Attempt:
+        return _attempt(labels, products, balances, ways, choice, reasons)
+
+    attempts = [attempt([way], np.zeros(len(component), np.int64)) for way in ways]
+    final = attempt(ways, _choose(attempts, component, weight, produced)[component])
+    return _assemble(coupling, final, produced, reasons)
+
+
+def _distinct_rectangles(labels: Labels, rectangles: Sequence[Array], reasons: Array) -> list[Array]:
+    """Returns each rectangle with anything free in it once, however it is turned, as roots without repeated rows."""
+    found: dict[bytes, Array] = {}
+    for a in {id(a): a for a in rectangles}.values():
+        roots = labels.find(a).reshape([n for n in a.shape if n > 1])
+        if (reasons[roots] >= 0).all():
+            continue
+        for axis in range(roots.ndim):
+            flat = np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)
+            _, first = np.unique(flat, axis=0, return_index=True)
+            roots = roots.take(np.sort(first), axis)
+        roots = roots.reshape([n for n in roots.shape if n > 1])
+        turned = [roots.transpose(p) for p in permutations(range(roots.ndim))]
+        keys = [repr(r.shape).encode() + r.tobytes() for r in turned]
+        if roots.ndim > 1 and not any(key in found for key in keys):
+            found[keys[0]] = roots
+    return list(found.values())
+
+
+def _components(labels: Labels, rectangles: list[Array], reasons: Array) -> Array:
+    """Returns for each label the component of free labels that rectangles and derivations link it to."""
+    links = labels.classes.copy()
+    free = reasons < 0
+
+    def link(rows: Array) -> None:
+        roots = labels.find(rows)
+        anchor = np.where(free[roots], roots, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
+        ok = free[roots] & (anchor < np.iinfo(np.int64).max)
+        links.union(roots[ok], np.broadcast_to(anchor, roots.shape)[ok])
+
+    for r in rectangles:
+        link(r.reshape(1, -1))
+    for one, other in labels.pairs:
+        link(np.concatenate([one, other])[None])
+    for d in labels.derivations:
+        link(np.concatenate([d.parents[:, None], d.children], axis=1))
+    return links.find(np.arange(len(labels.classes)))
+
+
+def _attempt(
+    labels: Labels,
+    products: list[Array],
+    balances: list[Array],
+    ways: Sequence[_Way],
+    choice: Array,
+    reasons: Array,
+) -> _Attempt:
+    """Ties every rectangle along all axes but one, and pairs, in the one of `ways` that is the choice of each label."""
+    classes = labels.classes.copy()
+    matched = []
+    for r in [*products, *balances]:
+        way = ways[choice[r.ravel()[int((reasons[r.ravel()] < 0).argmax())]]]
+        if way.matched and any(r is b for b in balances):
+            matched.append(r)
+            continue
+        for axis in range(r.ndim):
+            if axis != max(r.ndim - way.free, 0):
+                classes.union(r, r.take([0], axis))
+    paired = np.array([way.paired for way in ways])
+    for one, other in labels.pairs:
+        wanted = paired[choice[one]] & paired[choice[other]]
+        classes.union(one[wanted], other[wanted])
+    reasons = settle(labels, classes)
+    roots = classes.find(np.arange(len(classes)))
+    removable = (reasons < 0)[roots]
+    if matched:
+        removable &= ~balanced(classes, removable, matched)
+        roots = classes.find(roots)
+    for d in labels.derivations:  # a parent with several children goes only with the last of them: it stays
+        parents, children = classes.find(d.parents), classes.find(d.children)
+        several = (children != children[:, :1]).any(axis=1)
+        removable[np.isin(roots, parents[several])] = False
+    return _Attempt(classes, removable)
+
+
+def _choose(attempts: list[_Attempt], component: Array, weight: Floats, produced: np.ndarray) -> Array:
+    """Returns for each component which attempt covers the most weight, the first of equals."""
+    n = len(component)
+    cover = np.zeros((len(attempts), n))
+    for k, attempt in enumerate(attempts):
+        roots = attempt.classes.find(np.arange(n))
+        made = np.zeros(n, bool)
+        made[roots[produced]] = True
+        able = attempt.removable & made[roots]
+        whole = np.zeros(n)
+        np.maximum.at(whole, component[able], np.bincount(roots[able], weight[able], n)[roots[able]])
+        # what is one unit only cannot lose anything: the largest unit of a component does not count
+        np.add.at(cover[k], component[able], weight[able])
+        cover[k] -= whole
+    best = np.zeros(n, np.int64)
+    for k in range(1, len(attempts)):
+        better = cover[k] > 1.25 * np.take_along_axis(cover, best[None], 0)[0] + 1e-9
+        best[better] = k
+    return best
+
+
+def _weights(coupling: Coupling) -> Floats:
+    """Returns for each label how many weight elements hang on it."""
+    weight = np.zeros(len(coupling.labels.classes))
+    for use in coupling.uses:
+        size = float(np.prod(use.shape))
+        for a in use.arrays:
+            np.add.at(weight, a.ravel(), size / a.size)
+    return weight
+
+
+def _assemble(coupling: Coupling, attempt: _Attempt, produced: np.ndarray, reasons: Array) -> Units:
+    """Numbers the removable classes that a parameter produces, and groups them by where they appear."""
+    n = len(coupling.labels.classes)
+    roots = attempt.classes.find(np.arange(n))
+    made = np.zeros(n, bool)
+    made[roots[produced]] = True
+    unit_roots, of_label = np.unique(roots, return_inverse=True)
+    able = np.zeros(n, bool)
+    able[roots[attempt.removable]] = True
+    number = np.where((able & made)[unit_roots], np.cumsum((able & made)[unit_roots]) - 1, -1)
+    of_label = number[of_label]
+    count = int(number.max(initial=-1)) + 1
+    places: list[list[int]] = [[] for _ in range(count)]
+    keys: list[tuple[int, int]] = []
+    for u, use in enumerate(coupling.uses):
+        for k, a in enumerate(use.arrays):
+            here = np.unique(of_label[a])
+            for unit in here[here >= 0].tolist():
+                places[unit].append(len(keys))
+            keys.append((u, k))
+    by_place: dict[tuple[int, ...], list[int]] = {}
+    for unit, where in enumerate(places):
+        if where:
+            by_place.setdefault(tuple(where), []).append(unit)
+    makers = _makers(coupling, of_label, count)
+    groups, taken = [], set()
+    for place, members in sorted(by_place.items(), key=lambda item: item[0]):
+        maker = makers.get(members[0], coupling.uses[keys[place[0]][0]].name)
+        name, again = maker, 2
+        while name in taken:
+            name, again = f"{maker}:{again}", again + 1
+        taken.add(name)
+        groups.append(Group(name, np.array(members), tuple(keys[p] for p in place)))
+    grouped = np.full(count + 1, -1)
+    for g in groups:
+        grouped[g.units] = 0
+    of_label = np.where(grouped[of_label] == 0, of_label, -1)
+    return Units(coupling, of_label, tuple(groups), _families(coupling, of_label, groups, count), reasons)
+
+
+def _makers(coupling: Coupling, of_label: Array, count: int) -> dict[int, str]:
+    """Returns for each unit the name of the first constant that produces it."""
+    produced = np.zeros(len(of_label), bool)
+    for a in coupling.produced:
+        produced[coupling.labels.find(a).ravel()] = True
+    names: dict[int, str] = {}
+    for use in coupling.uses:
+        for a in use.arrays:
+            if len(use.shape) > 1:
+                for unit in np.unique(of_label[a[produced[coupling.labels.find(a)]]]).tolist():
+                    if unit >= 0:
+                        names.setdefault(unit, use.name)
+    return names
+
+
+def _families(coupling: Coupling, of_label: Array, groups: list[Group], count: int) -> tuple[Array, ...]:
+    """Returns the sets of units of which one must stay: children of a living parent, indices of one axis."""
+    sets: dict[bytes, Array] = {}
+    group_of = np.full(count, -1)
+    for k, g in enumerate(groups):
+        group_of[g.units] = k
+    sizes = np.array([len(g) for g in groups])
+
+    def add(units: Array) -> None:
+        units = np.unique(units)
+        if units.size and units[0] >= 0 and units.tobytes() not in sets:
+            inside = np.bincount(group_of[units], minlength=len(groups))
+            if not ((inside == sizes) & (inside > 0)).any():  # a whole group keeps one anyway
+                sets[units.tobytes()] = units
+
+    for d in coupling.labels.derivations:
+        for row in np.unique(of_label[d.children], axis=0):
+            if (row != row[0]).any():  # a parent of one unit goes with it
+                add(row)
+    for t in coupling.tensors.values():
+        for a in t.arrays:
+            add(of_label[a])
+    return tuple(sets[k] for k in sorted(sets))
+
+
+__all__ = ["Group", "Units", "find_units"]

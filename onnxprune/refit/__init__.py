@@ -1,0 +1,1 @@
+"""Compensation: what is left of a network is refitted so that the outputs stay close."""

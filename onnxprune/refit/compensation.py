@@ -1,0 +1,268 @@
+"""Choosing units by what least squares cannot mend, and mending the rest: layer after layer, against the dense model.
+
+The graph is walked once, in node order, by two frontiers: the dense network's and the pruned one's. At every linear
+node the moments of its inputs (as the pruned network sees them) and of its targets (what the dense network computes,
+less what the other branch of a following addition already got wrong) are gathered; units whose only linear consumer
+this is are chosen; and the weights are refitted on what is kept. Weights keep their full size with zeros where units
+are cut: the cut itself comes afterwards and stays exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.criteria.scoring import Scores
+from onnxprune.engine.coupling import Use
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.labels import Array
+from onnxprune.engine.tensors import Tensor
+from onnxprune.engine.units import Units
+from onnxprune.graph.constants import constants
+from onnxprune.graph.edit import add_constant, replace_constant
+from onnxprune.ops.zero_points import blank
+from onnxprune.refit.frontier import Feed, Frontier, Spool
+from onnxprune.refit.gathering import bias_of, gather
+from onnxprune.refit.layers import Bias, Layer, find_layers
+from onnxprune.refit.moments import Bools, Floats, Moments, refit_safely
+from onnxprune.refit.realign import realigned
+from onnxprune.refit.selection import Selection
+
+RIDGES = (1e-4, 1e-2, 1.0)
+UNCHANGED = 1e-5
+MOST_NAMES = 5  # of nodes in a note
+
+
+@dataclass(eq=False)
+class Compensated:
+    """What the walk found.
+
+    Attributes:
+        dead: units to cut.
+        weights: new contents, in full size, of constants by name.
+        biases: new contents of biases, by where they stand.
+        notes: what fell back to something simpler, and why.
+    """
+
+    dead: Array
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    biases: dict[Bias, np.ndarray] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def compensate(
+    units: Units,
+    counts: Sequence[int],
+    scores: Sequence[Scores],
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    choose: bool,
+    mode: str,
+    providers: Sequence[str],
+    seed: int,
+    align: bool = False,
+    known: dict[int, Array] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Compensated:
+    """Returns which units to cut and the weights that make up for them.
+
+    Args:
+        units: all removable units.
+        counts: how many units of each group go.
+        scores: importance of each group's units, used where `choose` is off or a group has no linear consumer.
+        batches: calibration inputs.
+        choose: pick units by least-squares loss (obs) rather than by `scores`.
+        mode: `lstsq`, `bias` or `none` (choice only).
+        providers: onnxruntime's execution providers.
+        seed: of the sampled positions.
+        align: put the statistics of these inputs into BatchNormalizations while weights are refitted (made-up inputs).
+        known: see `Selection`; for more walks over the same dense network.
+        progress: called with the layers done and their number.
+    """
+    spool = Spool()
+    try:
+        feeds = spool.store(batches)
+        if align:
+            units = replace(units, coupling=realigned(units.coupling, feeds, providers, spool))
+        with np.errstate(all="ignore"):  # weights that are no numbers give moments that are none, and no refit
+            return _Walk(units, counts, scores, feeds, choose, mode, providers, seed, spool, known).run(progress)
+    finally:
+        spool.close()
+
+
+class _Walk:
+    """The dense and the pruned network side by side, layer after layer."""
+
+    def __init__(
+        self,
+        units: Units,
+        counts: Sequence[int],
+        scores: Sequence[Scores],
+        batches: Sequence[Feed],
+        choose: bool,
+        mode: str,
+        providers: Sequence[str],
+        seed: int,
+        spool: Spool,
+        known: dict[int, Array] | None,
+    ) -> None:
+        self.mode, self.choose, self.seed = mode, choose, seed
+        self.coupling = units.coupling
+        self.layers = find_layers(self.coupling, direct=True)
+        self.selection = Selection(units, counts, scores, known)
+        lasting = [(name, layer.index + 1) for layer in self.layers for name in _read(layer)]
+        self.ahead, self.dense, self.pruned = (
+            Frontier(self.coupling, batches, providers, spool, lasting) for _ in range(3)
+        )
+        self.out = Compensated(np.zeros(0, np.int64))
+
+    def run(self, progress: Callable[[int, int], None] | None) -> Compensated:
+        self.selection.begin(self.layers, self.ahead, choose=self.choose, mend=self.mode == "lstsq", seed=self.seed)
+        self.ahead.values.clear()
+        self._mask_chosen()
+        for k, layer in enumerate(self.layers):
+            if progress is not None:
+                progress(k, len(self.layers))
+            self.pruned.advance(layer.index)
+            self.dense.advance(layer.index + 1)
+            self._visit(layer, self.selection.late.get(k, []))
+        self.out.dead = np.flatnonzero(self.selection.dead[:-1])
+        if self.mode == "lstsq":
+            self._tell_who_is_left()
+        return self.out
+
+    def _tell_who_is_left(self) -> None:
+        """Notes the nodes that sum over cut units with weights, or products, that nothing here can refit."""
+        mended = {layer.index for layer in self.layers} | self.selection.mended
+        left = {
+            index: self.coupling.nodes[index]
+            for index, labels in self.coupling.contracted
+            if index not in mended and self.selection.dead[self.selection.unit_of(labels)].any()
+        }
+        if left:
+            names = [f"{node.op_type} {node.name or '#' + str(index)}" for index, node in sorted(left.items())]
+            more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+            listed = ", ".join(names[:MOST_NAMES])
+            self.out.notes.append(f"not refitted, their weights are not float constants of their own: {listed}{more}")
+
+    def _mask_chosen(self) -> None:
+        """Sets to zero, in the pruned network, what is cut before the walk, where all readers agree."""
+        cutting = Cutting(self.selection.units, np.flatnonzero(self.selection.dead[:-1]))
+        by_name: dict[str, list[Use]] = {}
+        for use in self.coupling.uses:
+            by_name.setdefault(use.name, []).append(use)
+        for name, uses in by_name.items():
+            if not any(map(cutting.touches, uses)):
+                continue
+            masks = [cutting.mask(use) for use in uses]
+            zero = blank(self.coupling.nodes[uses[0].node], uses[0].slot, uses[0].shape)
+            if zero is not None and all(np.array_equal(m, masks[0]) for m in masks[1:]):  # else some need it whole
+                content = self.pruned.tensors[name].numpy()
+                self.pruned.weights[name] = np.where(masks[0], content, zero.astype(content.dtype))
+
+    # ---------------------------------------------------------------- one layer
+    def _visit(self, layer: Layer, groups: list[int]) -> None:
+        moments: tuple[Moments, Moments] | None = None
+        if groups or self.mode != "none":
+            moments = gather(layer, self.pruned, self.dense, self.seed)
+        if groups and moments is not None:
+            fit, check = moments
+            fit += check
+            for g in groups:
+                self.selection.eliminate(g, self.selection.problems(layer, fit, g))
+            fit -= check
+        self._refit(layer, moments)
+
+    def _refit(self, layer: Layer, moments: tuple[Moments, Moments] | None) -> None:
+        selection = self.selection
+        w0 = layer.view.matrix(self.dense.content(layer.use.name).astype(np.float64))
+        b0 = bias_of(layer, self.dense)
+        keep = ~selection.dead[selection.unit_of(layer.labels)]
+        rows = ~selection.dead[selection.unit_of(layer.rows)]
+        mixes = [] if layer.direct else selection.mixes.get(layer.index, [])
+        w, b = np.where(keep[:, None, :], w0, 0), b0
+        able = self.mode == "lstsq" or (self.mode == "bias" and not layer.is_cell)  # means mislead a loop
+        if moments is not None and able and (not keep.all() or self._moved(layer)):
+            gain = layer.gain.reshape(b0.shape) * (rows | bool(mixes))  # what is cut may still go into the rest
+            w, b = self._refitted(layer, moments, (w0, b0), keep, gain)
+        for mix in mixes:
+            mix.into(w, b)
+        self._store(layer, np.where(rows[:, :, None], w, 0), np.where(rows, b, 0))
+
+    def _refitted(
+        self, layer: Layer, moments: tuple[Moments, Moments], old: tuple[Floats, Floats], keep: Bools, gain: Floats
+    ) -> tuple[Floats, Floats]:
+        """Returns weights and biases that make up for what is cut and for what came before."""
+        (fit, check), (w0, b0) = moments, old
+        ridges = RIDGES if self.mode == "lstsq" and fit.products else ()
+        if layer.bias is None:  # without a place for the means, the fit must go through the origin
+            fit, check = fit.through_origin(), check.through_origin()
+        w, b, ridge = refit_safely(fit, check, w0, b0, keep, ridges, gain)
+        if ridge is None and ridges:
+            name = self.coupling.nodes[layer.index].name or layer.use.name
+            self.out.notes.append(f"{name}: a refit did no better than the old weights")
+        w = np.where(layer.fixed[:, :, None], np.where(keep[:, None, :], w0, 0), w)
+        return w, np.where(layer.fixed | (layer.bias is None), b0, b)
+
+    def _moved(self, layer: Layer) -> bool:
+        """Returns whether the layer sees or must mend anything that differs from the dense network."""
+        names = [] if layer.recurs else [layer.input, *([layer.other.name] if layer.other else [])]
+        return any(
+            not a.shares(b, name) and _differ(a[name], b[name])
+            for name in names
+            for a, b in zip(self.dense.values, self.pruned.values, strict=True)
+        )
+
+    def _store(self, layer: Layer, w: np.ndarray, b: np.ndarray) -> None:
+        """Writes down what a layer has become, where it is not as it was."""
+        name, bias = layer.use.name, layer.bias
+        old = self.dense.content(name)
+        new = layer.view.restore(w).astype(old.dtype)
+        if not np.array_equal(new, old):
+            self.pruned.weights[name] = self.out.weights[name] = new
+        if bias is None:
+            return
+        if bias.name is not None:
+            whole = self.pruned.content(bias.name)
+            new = whole.copy()
+            new.reshape(-1)[slice(None) if bias.cells is None else bias.cells] = b.reshape(-1)
+            if not np.array_equal(new, whole):
+                self.pruned.weights[bias.name] = self.out.weights[bias.name] = new
+        elif b.any():
+            self.out.biases[bias] = b.reshape(bias.shape).astype(old.dtype)
+            self.pruned.biases[bias.node] = (bias.slot, self.out.biases[bias])
+
+
+def _read(layer: Layer) -> list[str]:
+    """Returns the values that a layer's refit looks at."""
+    return [layer.input, layer.output, *([layer.other.name] if layer.other else [])]
+
+
+def _differ(a: np.ndarray, b: np.ndarray) -> bool:
+    """Returns whether two arrays differ by more than rounding."""
+    return bool(np.abs(a - b).max(initial=0) > UNCHANGED * max(np.abs(a).max(initial=0), 1e-30))
+
+
+def apply(units: Units, found: Compensated) -> Units:
+    """Returns the units of a model with the refitted weights, in full size; it shares everything else."""
+    coupling = units.coupling
+    model = coupling.model.clone()
+    nodes, tensors = list(model.graph), constants(model.graph)
+    for name, content in found.weights.items():
+        replace_constant(model, name, ir.Tensor(content, dtype=tensors[name].dtype, name=tensors[name].name))
+    uses, seen = list(coupling.uses), list(coupling.seen)
+    for bias, content in found.biases.items():
+        node = nodes[bias.node]
+        value = add_constant(model, f"{node.outputs[0].name}_bias", ir.Tensor(content), before=node)
+        if bias.slot >= len(node.inputs):
+            node.resize_inputs(bias.slot + 1)
+        node.replace_input_with(bias.slot, value)
+        y = coupling.tensors[str(node.outputs[0].name)]
+        labels = y.on(1)
+        arrays = () if labels is None else (labels.reshape(-1),)
+        seen[bias.node] = (*seen[bias.node][: bias.slot], Tensor(content.shape, arrays))
+        uses.append(Use(bias.node, bias.slot, str(value.name), content.shape, arrays))
+    return replace(units, coupling=replace(coupling, model=model, uses=uses, seen=seen))

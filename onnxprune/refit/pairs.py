@@ -1,0 +1,279 @@
+"""Products of two activations (query times key): which of the contracted units go, and how the rest makes up for them.
+
+The scores S = Q K' of a head lose the dims that are cut. What the cut dims of the keys can be told from the kept ones,
+K_cut ~ K_kept X', goes into the queries: Q_kept + Q_cut X, which the projection that makes them can compute itself if
+nothing but movement and scaling stands between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.engine.labels import Array
+from onnxprune.engine.units import Units
+from onnxprune.graph.runtime import open_session
+from onnxprune.refit.frontier import Feed, Frontier, inputs_of
+from onnxprune.refit.layers import Layer
+from onnxprune.refit.obs import Problem
+
+RIDGES = (1e-4, 1e-2, 1.0)
+CHECK_EVERY = 8
+MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Flatten", "Identity", "Dropout"}
+SCALES = {"Mul", "Div"}
+BEHIND = {"Mul", "Div", "Add", "Where", "Identity", "Cast"}  # what may stand between a product and its Softmax
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A product of two activations that contracts units.
+
+    Attributes:
+        index: the node.
+        query: the value on its left, (..., tokens, dims).
+        key: the value on its right, (..., dims, tokens).
+        units: (heads, dims) the unit of each contracted index, -1 where it has none.
+        heads: shape of the batch axes that tell heads apart, 1 for the others.
+        shifts: scores may shift by a constant for each query (a Softmax follows): keys count less their mean.
+    """
+
+    index: int
+    query: str
+    key: str
+    units: Array
+    heads: tuple[int, ...]
+    shifts: bool
+
+
+@dataclass(eq=False)
+class Products:
+    """Sums over samples of a pair, one of each for a head: they merge.
+
+    Attributes:
+        queries: (heads, dims, dims) sum of Q'Q.
+        keys: (heads, dims, dims) sum of K'K.
+    """
+
+    queries: np.ndarray
+    keys: np.ndarray
+
+    def problems(self, pair: Pair, own: Array) -> list[Problem]:
+        """Returns what each head's scores lose with the units `own`."""
+        found = []
+        for units, a, c in zip(pair.units, self.queries, self.keys, strict=True):
+            values, vectors = np.linalg.eigh(a)
+            root = (vectors * np.sqrt(np.maximum(values, 0))).T
+            found.append(Problem.of(c.copy(), root @ c, features_of(units, own), float(np.sum(a * c))))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """Outputs of a projection that take over from others: `to` get `by` (gone, to) times the outputs `gone`."""
+
+    gone: Array
+    to: Array
+    by: np.ndarray
+
+    def into(self, w: np.ndarray, b: np.ndarray) -> None:
+        """Changes weights (g, o, f) and biases (g, o) of the projection in place."""
+        rows, biases = w.reshape(-1, w.shape[-1]), b.reshape(-1)
+        rows[self.to] += self.by.T @ rows[self.gone]
+        biases[self.to] += self.by.T @ biases[self.gone]
+
+
+def find_pairs(units: Units) -> list[Pair]:
+    """Returns the matrix products of two activations whose contracted indices are all units, equally many of each."""
+    coupling = units.coupling
+    readers: dict[str, list[ir.Node]] = {}
+    for node in coupling.nodes:
+        for v in node.inputs:
+            if v is not None and v.name:
+                readers.setdefault(v.name, []).append(node)
+    found = []
+    for index, node in enumerate(coupling.nodes):
+        if node.op_type != "MatMul" or any(v is None or v.name in coupling.trace.static for v in node.inputs):
+            continue
+        left, right = coupling.seen[index]
+        labels = None if left is None else left.on(len(left.shape) - 1)
+        if left is None or right is None or labels is None or len(left.shape) != len(right.shape):
+            continue
+        heads = labels.shape[:-2]
+        of = units.of_label[labels].reshape(-1, labels.shape[-1])
+        if labels.shape[-2] == 1 and (of >= 0).all():
+            query, key = (str(v.name) for v in node.inputs if v is not None)
+            shifts = _meets_softmax(str(node.outputs[0].name), readers, len(left.shape))
+            found.append(Pair(index, query, key, of, heads, shifts))
+    return found
+
+
+def features_of(units: Array, own: Array) -> Array:
+    """Returns (units, k) the places of each unit of `own` in `units`; all have as many."""
+    order = np.argsort(units, kind="stable")
+    start = np.searchsorted(units[order], own)
+    features: Array = order[start[:, None] + np.arange(int((units == own[0]).sum()))]
+    return features
+
+
+def is_regular(units: Array, own: Array) -> bool:
+    """Returns whether every row of `units` holds every unit of `own`, equally often."""
+    counts = np.stack([np.bincount(row[row >= 0], minlength=int(own.max()) + 1)[own] for row in units])
+    return bool(counts.min() > 0 and (counts == counts[:, :1]).all())
+
+
+def gather(pair: Pair, batches: Iterable[Feed]) -> tuple[Products, Products]:
+    """Returns the products to fit and to check, over what a network has at the pair's inputs."""
+    dims = pair.units.shape[1]
+    shape = (len(pair.units), dims, dims)
+    fit, check = (Products(np.zeros(shape), np.zeros(shape)) for _ in range(2))
+    batches = list(batches)
+    for k, values in enumerate(batches):
+        query = values[pair.query].astype(np.float32, copy=False)
+        key = np.swapaxes(values[pair.key], -1, -2).astype(np.float32, copy=False)
+        key = key - key.mean(axis=-2, keepdims=True) if pair.shifts else key
+        held = k % CHECK_EVERY == CHECK_EVERY - 1 or (1 < len(batches) < CHECK_EVERY and k == len(batches) - 1)
+        into = check if held else fit
+        into.queries += _grams(query, pair.heads)
+        into.keys += _grams(key, pair.heads)
+    return fit, check if len(batches) > 1 else fit
+
+
+def mixed(pair: Pair, fit: Products, check: Products, dead: np.ndarray) -> list[np.ndarray | None]:
+    """Returns for each head (dims, dims) how queries take over for the cut dims; None where it is best left alone.
+
+    Args:
+        pair: the product.
+        fit: what the mixture is made from.
+        check: what tells which ridge is best, and whether any is better than none.
+        dead: for each unit whether it is cut.
+    """
+    found: list[np.ndarray | None] = []
+    for units, c, a, held in zip(pair.units, fit.keys, check.queries, check.keys, strict=True):
+        keep, gone = np.flatnonzero(~dead[units]), np.flatnonzero(dead[units])
+        best, chosen = _error(a, held, np.diag((~dead[units]).astype(float))), None
+        for ridge in RIDGES if len(gone) and len(keep) else ():
+            level = ridge * max(float(np.trace(c)) / len(c), 1e-30)
+            by = np.linalg.solve(c[np.ix_(keep, keep)] + level * np.eye(len(keep)), c[np.ix_(keep, gone)]).T
+            mixture = np.diag((~dead[units]).astype(float))
+            mixture[np.ix_(gone, keep)] = by
+            if (loss := _error(a, held, mixture)) < best:
+                best, chosen = loss, mixture
+        found.append(chosen)
+    return found
+
+
+def mixes(
+    pair: Pair, mixtures: Iterable[np.ndarray | None], of: Array, scale: np.ndarray, dead: np.ndarray
+) -> list[Mix]:
+    """Returns what each head's mixture means for the projection whose outputs `of` (heads, dims) are the queries."""
+    found = []
+    for units, mixture, rows, factor in zip(pair.units, mixtures, of, scale, strict=True):
+        keep, gone = np.flatnonzero(~dead[units]), np.flatnonzero(dead[units])
+        if mixture is not None:
+            by = mixture[np.ix_(gone, keep)] * factor[gone][:, None] / factor[keep]
+            found.append(Mix(rows[gone], rows[keep], by))
+    return found
+
+
+def _error(a: np.ndarray, c: np.ndarray, mixture: np.ndarray) -> float:
+    """Returns the squared error of the scores where queries are mixed: |Q (I - M) K'|^2."""
+    left = np.eye(len(a)) - mixture
+    return float(np.sum((left.T @ a @ left) * c))
+
+
+def projection(pair: Pair, frontier: Frontier, layers: Iterable[Layer]) -> tuple[Layer, Array, np.ndarray] | None:
+    """Returns the layer that makes the queries, and (heads, dims) its output for each of them and their scale.
+
+    None where anything but movement and scaling stands between. The way is told by running it on numbered outputs.
+    """
+    coupling = frontier.coupling
+    makers = {str(v.name): k for k, node in enumerate(coupling.nodes) for v in node.outputs}
+    starts = {}
+    for layer in layers:
+        behind = layer.index if layer.bias is None else layer.bias.node
+        if not layer.direct:
+            starts[str(coupling.nodes[behind].outputs[0].name)] = layer
+    name, path = pair.query, list[int]()
+    while name not in starts:
+        index = makers.get(name, -1)
+        if index < 0 or not _moves(coupling.nodes[index], coupling.trace.static):
+            return None
+        path.append(index)
+        node = coupling.nodes[index]
+        data = next(v for v in node.inputs if v is not None and v.name not in coupling.trace.static)
+        name = str(data.name)
+    layer = starts[name]
+    told = _numbered(frontier, layer, name, pair, sorted(path))
+    return None if told is None else (layer, *told)
+
+
+def _moves(node: ir.Node, static: Container[str | None]) -> bool:
+    """Returns whether a node only moves its data, or scales them by something constant."""
+    moving = [k for k, v in enumerate(node.inputs) if v is not None and v.name not in static]
+    if moving == [0]:
+        return node.op_type in MOVES | SCALES
+    return moving == [1] and node.op_type == "Mul"
+
+
+def _numbered(
+    frontier: Frontier, layer: Layer, name: str, pair: Pair, path: list[int]
+) -> tuple[Array, np.ndarray] | None:
+    """Returns (heads, dims) the output of the layer that each query is made of, and the factor it gets."""
+    trace = frontier.coupling.trace
+    shape = trace.shapes[name][0]
+    axis = layer.view.channel % len(shape)
+    numbers = np.arange(1, shape[axis] + 1).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+    scale, places = (_carried(frontier, path, name, pair.query, x) for x in (np.ones_like(numbers), numbers))
+    if scale is None or places is None:
+        return None
+    spans = (*pair.heads, 1, places.shape[-1])
+    first = tuple(slice(None) if n > 1 else slice(0, 1) for n in spans)
+    alike = all(np.array_equal(np.broadcast_to(x[first], x.shape), x) for x in (scale, places))
+    if not alike or not (np.abs(scale) > 0).all():
+        return None
+    of = np.rint(places[first] / scale[first]).astype(np.int64) - 1
+    if len(np.unique(of)) < of.size or not np.allclose(scale[first] * (of + 1), places[first], rtol=1e-4):
+        return None
+    return of.reshape(-1, spans[-1]), scale[first].reshape(-1, spans[-1]).astype(np.float64)
+
+
+def _carried(frontier: Frontier, path: list[int], name: str, end: str, x: np.ndarray) -> np.ndarray | None:
+    """Returns what the nodes of a path make of a value; None where they read anything else that depends on data."""
+    trace = frontier.coupling.trace
+    whole = np.ascontiguousarray(np.broadcast_to(x, trace.shapes[name][0]), np.float32)
+    if trace.dtypes[name] != whole.dtype or not path:
+        return None if path else whole
+    made = {str(v.name) for k in path for v in frontier.nodes[k].outputs}
+    read = dict.fromkeys(n for k in path for n in inputs_of(frontier.nodes[k]))
+    fed = [n for n in read if n not in made and n not in frontier.tensors]
+    known = {n: trace.values[n][0] for n in fed if n in trace.values} | {name: whole}
+    if set(fed) - set(known):
+        return None
+    session = open_session(frontier.segment(path, fed, [end]), frontier.providers)
+    return np.asarray(session.run([end], {n: known[n] for n in fed})[0])
+
+
+def _grams(x: np.ndarray, heads: tuple[int, ...]) -> np.ndarray:
+    """Returns (heads, dims, dims) sums of products over all axes but those that tell heads apart."""
+    own = [k for k, n in enumerate(heads) if n > 1]
+    moved = np.moveaxis(x, own, range(len(own)))
+    rows = moved.reshape(int(np.prod([x.shape[k] for k in own], dtype=int)), -1, x.shape[-1])
+    return np.asarray(rows.transpose(0, 2, 1) @ rows)
+
+
+def _meets_softmax(name: str, readers: dict[str, list[ir.Node]], rank: int) -> bool:
+    """Returns whether a Softmax over the last axis is all that reads a value, scaled and masked on the way."""
+    while len(readers.get(name, [])) == 1:
+        node = readers[name][0]
+        if node.op_type == "Softmax":
+            return "axis" in node.attributes and node.attributes["axis"].as_int() in (-1, rank - 1)
+        if node.op_type not in BEHIND:
+            return False
+        name = str(node.outputs[0].name)
+    return False
+
+
+__all__ = ["Mix", "Pair", "Products", "features_of", "find_pairs", "gather", "is_regular", "mixed", "projection"]

@@ -1,0 +1,233 @@
+"""Which units go, where data tell: by the loss that is left when their consumers are refitted.
+
+A group with one linear consumer is chosen when the walk comes to it, on the activations of the already pruned network.
+Others cannot wait: they are chosen before, from one pass of the dense network, by the sum over their consumers. Groups
+that something else reads are ranked by their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.criteria.scoring import Scores
+from onnxprune.engine.labels import Array
+from onnxprune.engine.units import Units
+from onnxprune.refit import pairs
+from onnxprune.refit.frontier import Frontier
+from onnxprune.refit.gathering import MOST_FEATURES, gather
+from onnxprune.refit.layers import Layer
+from onnxprune.refit.moments import Moments
+from onnxprune.refit.obs import Problem, eliminate
+from onnxprune.refit.pairs import Mix, Pair
+
+
+@dataclass(eq=False)
+class Selection:
+    """The units that go, as far as they are known.
+
+    Attributes:
+        units: all removable units.
+        counts: how many of each group go.
+        scores: importance of each group's units where no loss tells.
+        known: how the units of groups with several consumers go, in order, as an earlier walk over the same dense
+            network found it; what is missing is added. None: no other walk follows.
+        dead: for each unit whether it is cut; the last entry is for labels without a unit.
+        late: the groups that each layer chooses when the walk comes to it, by the layer's place in the list.
+        mixes: what projections take over, by the number of their node.
+        mended: the products of two activations for which they do.
+    """
+
+    units: Units
+    counts: Sequence[int]
+    scores: Sequence[Scores]
+    known: dict[int, Array] | None = None
+    dead: np.ndarray = field(init=False)
+    late: dict[int, list[int]] = field(default_factory=dict)
+    mixes: dict[int, list[Mix]] = field(default_factory=dict)
+    mended: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Starts with nothing cut."""
+        self.dead = np.zeros(self.units.count + 1, bool)
+
+    def unit_of(self, labels: Array) -> Array:
+        """Returns the unit of each label, -1 where it has none."""
+        return np.where(labels >= 0, self.units.of_label[labels], -1)
+
+    # ---------------------------------------------------------------- before the walk
+    def begin(self, layers: Sequence[Layer], dense: Frontier, *, choose: bool, mend: bool, seed: int) -> None:
+        """Chooses for all groups that cannot wait for their consumer, and finds out which can.
+
+        Args:
+            layers: the linear layers, in node order.
+            dense: the dense network at its start; what layers read must last until they have been run.
+            choose: by loss; else by scores.
+            mend: find out what queries can take over from cut dims.
+            seed: of sampled positions.
+        """
+        found = pairs.find_pairs(self.units)
+        readers = self.readers(layers)
+        waiting: dict[int, list[int]] = {}
+        paired: dict[int, Pair] = {}
+        for g, count in enumerate(self.counts):
+            if not count:
+                continue
+            own = [p for p in found if g in self.groups_of(p.units)]
+            if choose and self.is_told(g, readers[g], own, layers):
+                if own:
+                    paired[g] = own[0]
+                elif len(readers[g]) == 1 and not layers[readers[g][0]].recurs:
+                    self.late.setdefault(readers[g][0], []).append(g)
+                elif self.known is not None and g in self.known:
+                    self.cut(g, self.known[g][:count], self.known[g])
+                else:
+                    waiting[g] = readers[g]
+            else:
+                order = np.argsort(self.scores[g], kind="stable")
+                self.cut(g, order[:count], order)
+        known = _Pass(self, layers, dense, seed)
+        known.choose(waiting, paired)
+        if mend:
+            known.mend([p for p in found if any(self.counts[g] for g in self.groups_of(p.units))])
+        known.run()
+
+    def readers(self, layers: Sequence[Layer]) -> list[list[int]]:
+        """Returns for each group the layers that read it."""
+        found: list[list[int]] = [[] for _ in self.units.groups]
+        for k, layer in enumerate(layers):
+            for g in self.groups_of(self.unit_of(layer.labels)):
+                found[g].append(k)
+        return found
+
+    def groups_of(self, units: Array) -> list[int]:
+        """Returns the groups that these units are of."""
+        groups: list[int] = np.unique(self.units.group_of[units]).tolist()
+        return [g for g in groups if g >= 0]
+
+    def is_told(self, g: int, readers: Sequence[int], own: Sequence[Pair], layers: Sequence[Layer]) -> bool:
+        """Returns whether the consumers of a group tell all that its units are worth."""
+        read = {layers[k].index for k in readers} | {p.index for p in own}
+        summed = {k for k, labels in self.units.coupling.contracted if g in self.groups_of(self.unit_of(labels))}
+        units = self.units.groups[g].units
+        if not summed <= read or len(own) + bool(readers) != 1:
+            return False
+        return all(self._is_regular(layers[k], units) for k in readers) and all(
+            pairs.is_regular(p.units, units) for p in own
+        )
+
+    # ---------------------------------------------------------------- one group
+    def problems(self, layer: Layer, m: Moments, g: int) -> list[Problem]:
+        """Returns what a layer loses with the units of a group, for each of the layer's own groups."""
+        units = self.units.groups[g].units
+        found = []
+        h, r = m.centred()
+        gain = layer.gain.reshape(r.shape[:2])
+        for k, labels in enumerate(layer.labels):
+            features = pairs.features_of(self.unit_of(labels), units)
+            energy = float(gain[k] ** 2 @ m.tt[k])
+            found.append(Problem.of(h[k], r[k] * gain[k][:, None], features, energy))
+        return found
+
+    def settle(self, g: int, problems: list[Problem]) -> None:
+        """Cuts the units of a group with several consumers; where more walks follow, finds out about all of them."""
+        if self.known is None:
+            self.eliminate(g, problems)
+            return
+        size = len(self.units.groups[g])
+        gone = eliminate(problems, size, size - 1)
+        self.known[g] = np.concatenate([gone, np.setdiff1d(np.arange(size), gone)])
+        self.cut(g, self.known[g][: self.counts[g]], self.known[g])
+
+    def eliminate(self, g: int, problems: list[Problem]) -> None:
+        """Cuts the units of a group that its consumers miss least."""
+        size = len(self.units.groups[g])
+        gone = eliminate(problems, size, self.counts[g])
+        self.cut(g, gone, np.concatenate([gone, np.setdiff1d(np.arange(size), gone)]))
+
+    def cut(self, g: int, gone: Array, order: Array) -> None:
+        """Marks units of a group as cut, but for one of each family that would die out (the last to go).
+
+        Args:
+            g: the group.
+            gone: places of the units in it.
+            order: places of all its units as they would go.
+        """
+        units = self.units.groups[g].units
+        self.dead[units[gone]] = True
+        rank = np.full(self.units.count + 1, -1)
+        rank[units[order]] = np.arange(len(order))
+        for family in self.units.families:
+            if self.dead[family].all():
+                self.dead[family[int(np.argmax(rank[family]))]] = False
+
+    def _is_regular(self, layer: Layer, own: Array) -> bool:
+        """Returns whether every unit has equally many features in each of the layer's own groups."""
+        return self.is_narrow(layer) and pairs.is_regular(self.unit_of(layer.labels), own)
+
+    @staticmethod
+    def is_narrow(layer: Layer) -> bool:
+        """Returns whether a layer has so few features that products of them are formed."""
+        return bool(layer.labels.shape[1] <= MOST_FEATURES)
+
+
+class _Pass:
+    """One pass of the dense network that gathers what groups with several consumers, and pairs, are worth."""
+
+    def __init__(self, selection: Selection, layers: Sequence[Layer], dense: Frontier, seed: int) -> None:
+        self.selection, self.layers, self.dense, self.seed = selection, layers, dense, seed
+        self.waiting: dict[int, list[int]] = {}
+        self.chosen: dict[int, list[int]] = {}
+        self.wanted: set[int] = set()
+        self.pairs: dict[int, Pair] = {}
+
+    def choose(self, waiting: dict[int, list[int]], paired: dict[int, Pair]) -> None:
+        """Asks for groups with the layers that read them, and for groups of pairs."""
+        self.waiting = waiting
+        for g, p in paired.items():
+            self.pairs[p.index] = p
+            self.chosen.setdefault(p.index, []).append(g)
+
+    def mend(self, wanted: Sequence[Pair]) -> None:
+        """Asks what the queries of these pairs can take over."""
+        self.pairs |= {p.index: p for p in wanted}
+        self.wanted |= {p.index for p in wanted}
+
+    def run(self) -> None:
+        """Visits layers (when they have been run) and pairs (before they are) in node order."""
+        wanted = {k for readers in self.waiting.values() for k in readers}
+        places = [(self.layers[k].index + 1, k, None) for k in wanted]
+        problems: dict[int, list[Problem]] = {g: [] for g in self.waiting}
+        for at, k, p in sorted([*places, *((p.index, -1, p) for p in self.pairs.values())], key=lambda v: v[:2]):
+            self.dense.advance(at)
+            if p is not None:
+                self._visit(p)
+                continue
+            fit, check = gather(self.layers[k], self.dense, self.dense, self.seed)
+            fit += check
+            del check
+            for g in [g for g, readers in self.waiting.items() if k in readers]:
+                problems[g] += self.selection.problems(self.layers[k], fit, g)
+                if k == self.waiting[g][-1]:
+                    self.selection.settle(g, problems.pop(g))
+
+    def _visit(self, pair: Pair) -> None:
+        """Chooses the groups of a pair, and finds out what its queries can take over."""
+        selection = self.selection
+        fit, check = pairs.gather(pair, self.dense.values)
+        for g in self.chosen.get(pair.index, []):
+            selection.eliminate(g, fit.problems(pair, selection.units.groups[g].units))
+        if pair.index not in self.wanted or not selection.dead[pair.units].any():
+            return
+        made = pairs.projection(pair, self.dense, self.layers)
+        if made is not None:
+            layer, of, scale = made
+            mixtures = pairs.mixed(pair, fit, check, selection.dead)
+            found = pairs.mixes(pair, mixtures, of, scale, selection.dead)
+            selection.mixes.setdefault(layer.index, []).extend(found)
+            selection.mended.add(pair.index)
+
+
+__all__ = ["Selection"]

@@ -1,0 +1,1 @@
+"""Reports: records as JSON, and their forms for terminals, pages, pull requests and CI."""

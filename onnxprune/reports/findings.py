@@ -1,0 +1,124 @@
+"""What a coupled and cut model is told of: groups, frozen channels, notes and warnings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from onnxprune.allocation.counts import select
+from onnxprune.engine import cost
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.units import Units
+from onnxprune.errors import quote
+from onnxprune.graph.constants import constants
+from onnxprune.reports.report import FrozenRow, GroupRow, Validation
+
+
+def group_rows(cutting: Cutting) -> tuple[GroupRow, ...]:
+    """Returns a row for each group: its units, how many go, and what hangs on one."""
+    units = cutting.units
+    macs, params = cost.per_unit(units)
+    rows = []
+    for k, group in enumerate(units.groups):
+        members = dict.fromkeys(units.coupling.uses[u].name for u, _ in group.members)
+        rows.append(
+            GroupRow(
+                group.name,
+                len(group),
+                int(cutting.dead[group.units].sum()),
+                tuple(members),
+                float(macs[k]),
+                float(params[k]),
+            )
+        )
+    return tuple(rows)
+
+
+def frozen_rows(units: Units) -> tuple[FrozenRow, ...]:
+    """Returns, for each reason, how many produced channels it freezes and in which weights."""
+    coupling = units.coupling
+    find = coupling.labels.find
+    produced = np.unique(np.concatenate([np.zeros(0, np.int64), *(find(a).ravel() for a in coupling.produced)]))
+    stays = produced[units.of_label[produced] < 0]
+    number = units.reasons[stays]
+    weights: dict[int, dict[str, None]] = {}
+    is_frozen = np.full(len(units.of_label), -2)
+    is_frozen[stays] = number
+    for use in coupling.uses:
+        if len(use.shape) > 1:
+            for a in use.arrays:
+                for n in np.unique(is_frozen[find(a)]).tolist():
+                    weights.setdefault(n, {})[use.name] = None
+    rows = []
+    for n, count in sorted(Counter(number.tolist()).items(), key=lambda item: -item[1]):
+        names = tuple(weights.get(n, {}))
+        if n < 0:
+            rows.append(FrozenRow("", "", "goes only together with others, which stay", count, names))
+        else:
+            reason = coupling.labels.reasons[n]
+            rows.append(FrozenRow(reason.node, reason.op, reason.why, count, names))
+    return tuple(rows)
+
+
+def notes(cutting: Cutting) -> Iterator[str]:
+    """Yields what a user should know of a cut, one line each."""
+    coupling = cutting.coupling
+    if coupling.approximate:
+        yield (
+            "axes were opened that cannot be cut exactly (approximate): "
+            "the outputs also move by what a normalisation or mean sees"
+        )
+    listed = {v.name for v in coupling.model.graph.inputs}
+    both = sorted({use.name for use in coupling.uses if use.name in listed and cutting.touches(use)})
+    if both:
+        names = ", ".join(both[:5])
+        yield f"{len(both)} pruned initializers are graph inputs too and have their new dimensions there: {names}"
+    for reason in coupling.barriers:
+        if "rule failed" in reason.why or "another shape" in reason.why:
+            yield f"treated as unknown: {reason}"
+
+
+def number_warnings(units: Units) -> Iterator[str]:
+    """Yields a warning for each weight of a group with values that are no numbers: it tells nothing of importance."""
+    tensors = constants(units.coupling.model.graph)
+    members = dict.fromkeys(units.coupling.uses[u].name for group in units.groups for u, _ in group.members)
+    for name in members:
+        tensor = tensors.get(name)
+        if tensor is not None and tensor.dtype.is_floating_point():
+            values = np.asarray(tensor.numpy())
+            count = values.size - int(np.isfinite(values.astype(np.float32, copy=False)).sum())
+            if count:
+                yield (
+                    f"weight {quote(name)} holds {count:,} values that are not finite (NaN or infinite): "
+                    "it was left out of scoring, check how the model was trained or converted"
+                )
+
+
+def collapse_warnings(validation: Validation | None) -> Iterator[str]:
+    """Yields a warning for each output that has collapsed."""
+    if validation is None:
+        return
+    advice = "; a lower ratio keeps more" + (", weights alone cannot tell what matters" if validation.made_up else "")
+    for f in validation.fidelity:
+        if f.collapsed:
+            top = "" if f.top1_agreement is None else f", top-1 agreement {f.top1_agreement:.0%}"
+            yield (
+                f"output {f.name} has collapsed: relative error {f.relative_error:.2f}{top} against the original "
+                f"(on {validation.inputs or 'made-up inputs'}){advice}"
+            )
+
+
+def why_nothing(units: Units, ratio: float | None, include: Sequence[str], exclude: Sequence[str]) -> str:
+    """Returns why nothing can be cut, and what to do."""
+    if units.groups and (include or exclude) and not any(select(units, include, exclude)):
+        return "nothing to prune: no group matches --include/--exclude; `onnxprune inspect` lists the names"
+    if units.groups:
+        most = max(len(g) for g in units.groups)
+        return f"nothing to prune: ratio {ratio} cuts no whole unit (the largest group has {most}); give a higher ratio"
+    rows = frozen_rows(units)
+    reasons = (
+        "; ".join(f"{r.op or 'graph'} {r.node}: {r.why}" for r in rows[:3]) or "no weight makes channels that could go"
+    )
+    return f"nothing to prune: every channel is frozen ({reasons}); `onnxprune inspect` lists all reasons"
