@@ -26,11 +26,11 @@ STATE_ACTIVATIONS = {"LSTM": (1, 2), "GRU": (1,), "RNN": (0,)}
 
 @cells.coupling
 def couple_cells(op: Site) -> list[Tensor]:
-    """A hidden unit h of each direction labels its rows of W, R and B in every gate, and R's columns."""
+    """Hidden unit h, of both directions at once, labels its rows of W, R and B in every gate, and R's columns."""
     gates, (directions, _, hidden) = GATES[op.op], op.shape(2)
     if hidden == 1:
         raise Unsupported("a single hidden unit")
-    unit = op.labels.fresh(directions, hidden)
+    unit = op.labels.fresh(1, hidden)
     op.remember(unit)
     op.produce(unit)
     op.contracted += [unit, *op[0].arrays]
@@ -90,10 +90,7 @@ def _outputs(op: Site, unit: Array, silent: bool) -> list[Tensor]:
         else:
             array = unit[None] if layout else unit[:, None, :]
         last = len(shape) - 1
-        zero = frozenset({last}) if silent else frozenset()
-        if unit.shape[0] > 1 and silent:
-            zero |= {last - 1 if layout else last - 2}
-        outs.append(op.tidy(Tensor(shape, (array,), zero)))
+        outs.append(op.tidy(Tensor(shape, (array,), frozenset({last}) if silent else frozenset())))
     return outs
 
 

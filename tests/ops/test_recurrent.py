@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
+from hostile import floats, model_of, tensor
+from onnx import helper
 from rows import prove, table
 
+import onnxprune
 from onnxprune.testing import Case, Consumer, Data, Feed, Weight
 
 X = Data((7, 0, 4), (2,))
@@ -79,3 +83,30 @@ def test_a_single_hidden_unit_stays(op: str) -> None:
     g = GATES[op]
     case = Case(op, (X, Weight((1, g, 4)), Weight((1, g, 1))), {"hidden_size": 1}, units=())
     prove(case, "matmul")
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_direction_never_goes(computed: bool) -> None:
+    """Where all hidden units go together, what is left to choose from would be the two directions."""
+    nodes = [
+        helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=6, direction="bidirectional"),
+        helper.make_node("Split", ["y", "parts"], ["first", "rest"], axis=3),
+        helper.make_node("Concat", ["rest", "first"], ["turned"], axis=3),
+        helper.make_node("Add", ["y", "turned"], ["sum"]),
+        helper.make_node("MatMul", ["sum", "v"], ["mixed"]),
+        helper.make_node("ReduceSum", ["mixed", "axes"], ["z"], keepdims=0),
+    ]
+    weights = [tensor("r", 2, 24, 6, seed=1), tensor("v", 6, 5, seed=2)]
+    weights += [integers("parts", 1, 5), integers("axes", 1)]
+    if computed:
+        nodes.insert(0, helper.make_node("Concat", ["forth", "back"], ["w"], axis=0))
+        weights += [tensor("forth", 1, 24, 4, seed=3), tensor("back", 1, 24, 4, seed=4)]
+    else:
+        weights.append(tensor("w", 2, 24, 4))
+    model = model_of(nodes, weights, inputs=[floats("x", 7, 2, 4)], outputs=[floats("z", 7, 2, 5)])
+    with pytest.raises(onnxprune.NothingToPruneError):
+        onnxprune.prune(model, ratio=0.5, criterion="l1", compensate="none")
+
+
+def integers(name: str, *values: int) -> onnx.TensorProto:
+    return helper.make_tensor(name, onnx.TensorProto.INT64, [len(values)], values)
