@@ -3,7 +3,7 @@
     pip install ".[zoo]"
     python tools/export_zoo.py FOLDER [PATTERN ...]
 
-Writes one .onnx each (about 3 GB in all), two of three by PyTorch's newer exporter, one by the older; what is there
+Writes one .onnx each (about 4 GB in all), two of three by PyTorch's newer exporter, one by the older; what is there
 already is left. Nothing is downloaded. `benchmarks/zoo.py FOLDER` then prunes and proves each.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import onnx
 import torch
 from torch import nn
-from zoo_catalogue import Entry, entries
+from zoo_catalogue import Entry, OfKeras, entries
 
 SEED = 0
 LEAST_CHANGE = 1e-3
@@ -78,7 +78,7 @@ def stir(net: nn.Module, example: torch.Tensor) -> None:
 
     Without that many outputs hardly depend on the input (layer scales of 1e-6), and a wrong cut would not show.
     """
-    for parameter in net.parameters():
+    for parameter in filter(torch.is_floating_point, net.parameters()):
         if float(parameter.abs().max()) < 1e-3:
             parameter.normal_(0, 0.1)
         elif parameter.dim() < 2:
@@ -90,6 +90,8 @@ def stir(net: nn.Module, example: torch.Tensor) -> None:
     if norms:
         net(example)
     net.eval()
+    if isinstance(net, OfKeras):
+        net.settle(example)
 
 
 if __name__ == "__main__":

@@ -136,5 +136,25 @@ def _keras(name: str) -> tuple[nn.Module, torch.Tensor, dict[int, str]]:
     os.environ["KERAS_BACKEND"] = "torch"
     import keras
 
-    net = getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3))
-    return net, torch.randn(2, 96, 96, 3), {0: "batch"}
+    net = getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), classifier_activation=None)
+    return OfKeras(net), torch.randn(2, 96, 96, 3), {0: "batch"}
+
+
+class OfKeras(nn.Module):
+    """A network of Keras with a signature that the exporter can read."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the scores."""
+        result: torch.Tensor = self.net(x, training=False)
+        return result
+
+    def settle(self, x: torch.Tensor) -> None:
+        """Takes the statistics of `x` into every BatchNormalization."""
+        for layer in self.net._flatten_layers():
+            if type(layer).__name__ == "BatchNormalization":
+                layer.momentum = 0.0
+        self.net(x, training=True)

@@ -74,12 +74,18 @@ class Cutting:
 
     def kept_of(self, use: Use) -> tuple[Array, ...]:
         """Returns for each axis of a use the positions that stay in some row."""
+        straight = self._straight(use)
+        if straight is not None:
+            return tuple(np.flatnonzero(keep) for keep in straight)
         mask = self.mask(use)
         rank = range(mask.ndim)
         return tuple(np.flatnonzero(mask.any(axis=tuple(k for k in rank if k != axis))) for axis in rank)
 
     def shape_of(self, use: Use) -> tuple[int, ...]:
         """Returns the shape of what stays of a constant where one node reads it: rows of equal length."""
+        straight = self._straight(use)
+        if straight is not None:
+            return tuple(int(keep.sum()) for keep in straight)
         mask = self.mask(use)
         shape = []
         for _ in range(mask.ndim):  # all living rows are alike, so the first one tells the sizes of the other axes
@@ -88,11 +94,20 @@ class Cutting:
             mask = mask[int(living.argmax())]
         return tuple(shape)
 
+    def _straight(self, use: Use) -> list[Bools] | None:
+        """Returns for each axis which positions stay, None where labels span several axes at once."""
+        if any(len(spans(a)) != 1 for a in use.arrays):
+            return None
+        keep = [np.ones(n, bool) for n in use.shape]
+        for a in use.arrays:
+            keep[spans(a)[0]] &= self.alive(a).reshape(-1)
+        return keep
+
     def slice(self, use: Use, values: np.ndarray) -> np.ndarray:
         """Returns what stays of a constant's values, dense."""
-        if all(len(spans(a)) == 1 for a in use.arrays):
-            for axis in {spans(a)[0] for a in use.arrays}:
-                keep = np.logical_and.reduce([self.alive(a).reshape(-1) for a in use.arrays if spans(a) == (axis,)])
+        straight = self._straight(use)
+        if straight is not None:
+            for axis, keep in enumerate(straight):
                 if not keep.all():
                     values = values.compress(keep, axis)
             return values
