@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,8 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+from hostile import contents
 
 CODES = frozenset({0, 3, 5, 6, 7})
 """What may come of a damaged model: done, rejected, cannot be run here, nothing to prune, failed while running."""
@@ -56,21 +57,6 @@ class Finding:
     faults: tuple[str, ...] = ()
     stderr: str = ""
     what: str = ""
-
-
-def contents(folder: Path) -> dict[str, object]:
-    """Returns what lies in a folder: kinds, links and contents."""
-    found: dict[str, object] = {}
-    for path in sorted(folder.rglob("*")):
-        mode = path.lstat().st_mode
-        name = str(path.relative_to(folder))
-        if stat.S_ISLNK(mode):
-            found[name] = path.readlink()
-        elif stat.S_ISREG(mode) and os.access(path, os.R_OK):
-            found[name] = path.read_bytes()
-        else:
-            found[name] = stat.S_IFMT(mode)
-    return found
 
 
 def faults_of(code: int, stdout: str, stderr: str, native: str, *, command: str) -> Iterator[str]:

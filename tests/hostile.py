@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,21 @@ def write(model: onnx.ModelProto, folder: Path, name: str = "model.onnx") -> Pat
     path = folder / name
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Returns what lies in a folder: kinds, links and contents."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        name = str(path.relative_to(folder))
+        if stat.S_ISLNK(mode):
+            found[name] = path.readlink()
+        elif stat.S_ISREG(mode) and os.access(path, os.R_OK):
+            found[name] = path.read_bytes()
+        else:
+            found[name] = stat.S_IFMT(mode)
+    return found
 
 
 def _put(data: bytes, name: str = "model.onnx") -> Callable[[Path], Path]:

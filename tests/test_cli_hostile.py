@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import signal
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,27 +9,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hostile import Case, corpus
+from hostile import Case, contents, corpus
 
 from onnxprune.cli import cli
 from onnxprune.cli.prune import default_output
 
 SECONDS = 30
-
-
-def snapshot_of(folder: Path) -> dict[str, object]:
-    """Returns what lies in a folder: kinds, links and contents."""
-    found: dict[str, object] = {}
-    for path in sorted(folder.rglob("*")):
-        mode = path.lstat().st_mode
-        name = str(path.relative_to(folder))
-        if stat.S_ISLNK(mode):
-            found[name] = path.readlink()
-        elif stat.S_ISREG(mode) and os.access(path, os.R_OK):
-            found[name] = path.read_bytes()
-        else:
-            found[name] = stat.S_IFMT(mode)
-    return found
 
 
 @contextmanager
@@ -74,7 +57,7 @@ def test_the_command_survives(case: Case, tmp_path: Path, capfd: pytest.CaptureF
     old = default_output(Path(args[0]))
     if "-o" not in args and tmp_path in old.parents:
         old.write_bytes(b"an older result")
-    before = snapshot_of(tmp_path)
+    before = contents(tmp_path)
     code, stdout, stderr = tried(args)
     assert code in case.codes, stderr
     assert capfd.readouterr().err == ""  # nor does the runtime print anything
@@ -83,7 +66,7 @@ def test_the_command_survives(case: Case, tmp_path: Path, capfd: pytest.CaptureF
     lines = stderr.splitlines()
     if code == 0:
         assert all(line.startswith("warning: ") for line in lines)
-        after = snapshot_of(tmp_path)
+        after = contents(tmp_path)
         assert set(after) - set(before) <= {str(old.relative_to(tmp_path))} | set(data_files(after, old))
         unchanged = {name: content for name, content in before.items() if name != str(old.relative_to(tmp_path))}
         assert {name: after[name] for name in unchanged} == unchanged
@@ -92,7 +75,7 @@ def test_the_command_survives(case: Case, tmp_path: Path, capfd: pytest.CaptureF
         assert len(lines) == 1, stderr
         assert lines[0].startswith("error: ")
         assert len(lines[0]) < 2500
-        assert snapshot_of(tmp_path) == before
+        assert contents(tmp_path) == before
 
 
 def data_files(found: dict[str, object], output: Path) -> Iterator[str]:

@@ -13,7 +13,6 @@ import hostile
 import numpy as np
 import pytest
 from onnx import numpy_helper
-from test_cli_hostile import snapshot_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals as POSIX has them")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux limits what is allocated")
@@ -46,24 +45,24 @@ def sound(folder: Path) -> Path:
 
 def test_a_crash_is_one_line_and_the_destination_stays(tmp_path: Path) -> None:
     path, data = sound(tmp_path), script(tmp_path, "import ctypes; ctypes.string_at(0)")
-    before = snapshot_of(tmp_path)
+    before = hostile.contents(tmp_path)
     line = line_of(start(path, "--ratio", "0.5", "--data-script", data), 7)
     assert "crashed on the model (SIGSEGV" in line
-    assert snapshot_of(tmp_path) == before
+    assert hostile.contents(tmp_path) == before
 
 
 def test_an_interrupt_is_one_line_and_the_destination_stays(tmp_path: Path) -> None:
     waiting = tmp_path.parent / f"{tmp_path.name}.waiting"
     body = f"import pathlib, time; pathlib.Path({str(waiting)!r}).touch(); time.sleep(100)"
     path, data = sound(tmp_path), script(tmp_path, body)
-    before = snapshot_of(tmp_path)
+    before = hostile.contents(tmp_path)
     process = start(path, "--ratio", "0.5", "--data-script", data)
     while not waiting.exists():
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert line_of(process, 7) == "error: interrupted: run it again\n"
-    assert snapshot_of(tmp_path) == before
+    assert hostile.contents(tmp_path) == before
 
 
 @linux

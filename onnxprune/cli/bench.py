@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli.common import EXIT_CODES, check_written, provided, reported, working, write_reports
-from onnxprune.cli.limits import Limited
+from onnxprune.cli.config import Configured
 
 if TYPE_CHECKING:
     from onnxprune.latency.timing import Timing
 
 
-@click.command(cls=Limited, epilog=EXIT_CODES, short_help="Time the original and the pruned model in turns.")
+@click.command(cls=Configured, epilog=EXIT_CODES, short_help="Time the original and the pruned model in turns.")
 @click.argument("original", type=click.Path(path_type=Path))
 @click.argument("pruned", type=click.Path(path_type=Path))
 @provided
