@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from onnxprune import __version__
 from onnxprune.allocation.counts import at_ratio, least_important, select, steps_of
 from onnxprune.calibration import Calibration, PictureOptions
+from onnxprune.calibration.checks import shown
 from onnxprune.calibration.labelled import Labels
 from onnxprune.clock import Clock
 from onnxprune.criteria.ranking import rank_by_weights
 from onnxprune.engine import cost
 from onnxprune.engine.labels import Array
 from onnxprune.engine.units import Units
-from onnxprune.errors import NothingToPruneError
+from onnxprune.errors import NothingToPruneError, ValidationError
 from onnxprune.graph.model import check_output, load
 from onnxprune.graph.runtime import provider_names
 from onnxprune.options import Align, checked, limits_of, options_of, replayed
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, replay
+from onnxprune.proof.blame import blamed
 from onnxprune.refit.mending import Chosen
 from onnxprune.reports.findings import frozen_rows, group_rows, why_nothing
 from onnxprune.reports.report import Inspection
@@ -110,6 +113,7 @@ def prune(
     Raises:
         OnnxPruneError: see `onnxprune.errors` for the tree.
     """
+    asked = dict(locals())
     wanted = options_of(
         ratio=ratio,
         targets=limits_of(target),
@@ -161,12 +165,37 @@ def prune(
         result._timed = study.timed
     if dry_run:
         return result
-    with clock.stage("validate" if validate else "write"):
-        if output is not None:
-            result.save(output, in_place=in_place)
-        else:
-            result.measure()
+    try:
+        with clock.stage("validate" if validate else "write"):
+            if output is not None:
+                result.save(output, in_place=in_place)
+            else:
+                result.measure()
+    except ValidationError as refusal:
+        with clock.stage("find what is wrong"):
+            wrong = blamed(judge) if judge is not None and plan is None else ()
+        if not wrong:
+            raise
+        return _without(wrong, refusal, asked, study.used_data)
     result.report = replace(result.report, seconds=dict(clock.seconds))
+    return result
+
+
+def _without(
+    groups: Sequence[str], refusal: ValidationError, asked: dict[str, Any], data: Calibration | None
+) -> Result:
+    """Prunes once more and leaves some groups whole, which the proof has refused, and says so."""
+    own = asked["max_ratio_per_group"] or {}
+    bounds = {**(own if isinstance(own, Mapping) else {"*": own}), **dict.fromkeys(map(escape, groups), 0.0)}
+    known: dict[str, Any] = {"max_ratio_per_group": bounds}
+    if data is not None and not data.synthetic:  # what was read once may not be there to be read again
+        known |= {"calibration": data, "data_script": None, "pictures": None}
+    try:
+        result = prune(**asked | known)
+    except NothingToPruneError:
+        raise refusal from None
+    told = f"{shown(groups)} stay whole: the proof refused their cut; please report this model"
+    result.report = replace(result.report, warnings=(*result.report.warnings, told))
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,24 +108,12 @@ class Judge:
         samples = fidelity_feeds(self.cutting.coupling, self.data, self.seed)
         error, tolerance = None, TOLERANCE
         places: tuple[Placement, ...] = ()
-        _ = self.reference  # where the original does not run, the pruned one is not to blame
-        try:
-            check_structure(subject, self.original)
-            with ready(subject, self.external) as target, ready(self.original, self.external) as original:
-                runner = Runner(target, self.providers)
-                if self.exact:
-                    error, tolerance = self._proved([runner(feed) for feed in self.feeds], noise)
-                if off_cpu(self.providers):
-                    places = placement(target, self.feeds[0], self.providers)
-                found, unlike = fidelity(pairs(samples, Runner(original, self.providers), runner))
-        except ValidationError:
-            raise
-        except Exception as failure:  # whatever checker and runtime raise, the file is not what it should be
-            with ready(self.original, True) as original:  # as it stands, with what onnx-ir drops
-                open_session(original, self.providers)
-            raise ValidationError(
-                f"the pruned model does not run ({first_line(failure)}); nothing was written, please report this model"
-            ) from failure
+        with self._opened(subject) as (target, runner), ready(self.original, self.external) as original:
+            if self.exact:
+                error, tolerance = self._proved([runner(feed) for feed in self.feeds], noise)
+            if off_cpu(self.providers):
+                places = placement(target, self.feeds[0], self.providers)
+            found, unlike = fidelity(pairs(samples, Runner(original, self.providers), runner))
         return Validation(
             provider=self.providers,
             error=error,
@@ -138,6 +127,36 @@ class Judge:
             placement=places,
             unlike=unlike,
         )
+
+    def prove(self, subject: Path | ir.Model) -> None:
+        """Passes if a pruned model is valid, runs, and computes what the masked original computes.
+
+        Raises:
+            ValidationError: it is not so.
+        """
+        with self._opened(subject) as (_, runner):
+            self._proved([runner(feed) for feed in self.feeds], self.noise)
+
+    @contextmanager
+    def _opened(self, subject: Path | ir.Model) -> Iterator[tuple[Subject, Runner]]:
+        """Lends a pruned model that can be run. Whatever checker and runtime raise, the file is not what it should be.
+
+        Raises:
+            ValidationError: it is invalid, or does not run.
+        """
+        _ = self.reference  # where the original does not run, the pruned one is not to blame
+        try:
+            check_structure(subject, self.original)
+            with ready(subject, self.external) as target:
+                yield target, Runner(target, self.providers)
+        except ValidationError:
+            raise
+        except Exception as failure:
+            with ready(self.original, True) as original:  # as it stands, with what onnx-ir drops
+                open_session(original, self.providers)
+            raise ValidationError(
+                f"the pruned model does not run ({first_line(failure)}); nothing was written, please report this model"
+            ) from failure
 
     def _proved(self, found: Sequence[Outputs], noise: float | None) -> tuple[float, float]:
         """Returns the largest difference from the masked original, and what is allowed.
