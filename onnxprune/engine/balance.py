@@ -73,6 +73,9 @@ class _Search:
     def __init__(self, left: dict[Type, int], shapes: Sequence[tuple[int, ...]]) -> None:
         self.left, self.shapes = left, shapes
         self.steps = 0
+        self.taken: Counter[Type] = Counter()
+        self.touched: Counter[int] = Counter()  # how many of the types taken stand in each array
+        self.totals = [[0] * rows for rows, *_ in shapes]  # labels taken from each row
         self.at: dict[Place, list[Type]] = {}
         for kind in sorted(left, key=lambda kind: (-left[kind], kind)):
             for place, _ in kind:
@@ -83,34 +86,45 @@ class _Search:
         least = max(n for _, n in first)
         if any(n > self._may_lose(at, n) for at, n in first):
             return None
+        self._take(first, 1)
         for most in range(least, MOST_TIMES * least + 1):  # labels that a row may lose: small sets are found first
             self.steps = 0
-            found = self._further(Counter({first: 1}), Counter(dict(first)), most)
-            if found is not None:
-                return found
+            if self._balanced(most):
+                return +self.taken
         return None
 
-    def _further(self, taken: Counter[Type], total: Counter[Place], most: int) -> Counter[Type] | None:
+    def _balanced(self, most: int) -> bool:
+        """Takes further types until nothing lacks, or leaves what is taken as it was."""
         self.steps += 1
-        place = self._lacking(total)
+        place = self._lacking()
         if place is None:
-            return taken
+            return True
         for kind in self.at.get(place, ()):
-            fits = taken[kind] < self.left[kind] and all(total[at] + n <= self._may_lose(at, most) for at, n in kind)
+            fits = self.taken[kind] < self.left[kind] and all(
+                self.totals[at[0]][at[1]] + n <= self._may_lose(at, most) for at, n in kind
+            )
             if fits and self.steps < MOST_STEPS:
-                found = self._further(taken + Counter({kind: 1}), total + Counter(dict(kind)), most)
-                if found is not None:
-                    return found
-        return None
+                self._take(kind, 1)
+                if self._balanced(most):
+                    return True
+                self._take(kind, -1)
+        return False
+
+    def _take(self, kind: Type, times: int) -> None:
+        self.taken[kind] += times
+        for (array, row), n in kind:
+            self.totals[array][row] += times * n
+            self.touched[array] += times
 
     def _may_lose(self, place: Place, most: int) -> int:
         """Returns how many labels a row may lose: at least one stays."""
         return min(most, self.shapes[place[0]][1] - 1)
 
-    def _lacking(self, total: Counter[Place]) -> Place | None:
+    def _lacking(self) -> Place | None:
         """Returns the first row that has fewer labels than another one of its array, None where all are alike."""
-        most: Counter[int] = Counter()
-        for (array, _), n in total.items():
-            most[array] = max(most[array], n)
-        places = ((array, row) for array in sorted(most) for row in range(self.shapes[array][0]))
-        return next((place for place in places if total[place] < most[place[0]]), None)
+        for array in sorted(self.touched):
+            total = self.totals[array]
+            most = max(total)
+            if min(total) < most:
+                return array, next(row for row, n in enumerate(total) if n < most)
+        return None
