@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from hostile import floats, model_of, tensor
 
+import onnxprune
 from onnxprune.engine.coupling import Coupling, couple
 from onnxprune.graph.model import load
 from onnxprune.graph.runtime import provider_names
@@ -86,3 +88,19 @@ def test_large_values_are_fed_in_small_batches(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_models_here_are_what_these_tests_think() -> None:
     assert onnx.load(MODELS / "digits_cnn.onnx").graph.input[0].name == "input"
+
+
+def test_a_rank_that_depends_on_the_batch_is_one_line() -> None:
+    """A Squeeze without axes takes the batch away from a single sample, which no trace of two samples tells."""
+    nodes = [
+        onnx.helper.make_node("Squeeze", ["x"], ["s"]),
+        onnx.helper.make_node("MatMul", ["s", "w"], ["h"]),
+        onnx.helper.make_node("Transpose", ["h"], ["t"], perm=[0, 2, 1]),
+        onnx.helper.make_node("Flatten", ["t"], ["f"]),
+        onnx.helper.make_node("MatMul", ["f", "v"], ["y"]),
+    ]
+    weights = [tensor("w", 5, 8), tensor("v", 48, 3, seed=1)]
+    model = model_of(nodes, weights, inputs=[floats("x", "N", 6, 5)], outputs=[floats("y", "N", 3)])
+    one = {"x": np.ones((1, 6, 5), np.float32)}
+    with pytest.raises(onnxprune.OnnxPruneError, match=r"does not run on .*rank"):
+        onnxprune.prune(model, ratio=0.5, calibration=one)

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from onnxprune.engine.coupling import Coupling
 from onnxprune.graph.constants import is_constant
-from onnxprune.graph.runtime import open_session
+from onnxprune.graph.runtime import open_session, run
 from onnxprune.refit.frontier import Feed, Frontier, Spool, bias_name, inputs_of
 
 MOST_BYTES = 1 << 30  # of constants in one session; a message ends at twice as much
@@ -68,7 +68,7 @@ class Suffix:
             live: dict[str, np.ndarray] = {}
             for part in self.parts:
                 read = {n: live[n] if n in live else batch[n] for n in part.reads}
-                made = part.session.run(list(part.wanted), read | {n: fed[n] for n in part.fed})
+                made = run(part.session, part.wanted, read | {n: fed[n] for n in part.fed})
                 live.update(zip(part.wanted, made, strict=True))
             found.append({n: live[n] if n in live else batch[n] for n in self.outputs})
         return found

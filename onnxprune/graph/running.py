@@ -16,7 +16,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxprune.errors import RunError
-from onnxprune.graph.runtime import first_line, open_for_timing, open_session
+from onnxprune.graph.runtime import first_line, not_run, open_for_timing, open_session
 from onnxprune.graph.writing import save
 from onnxprune.reports.report import Placement
 
@@ -73,8 +73,7 @@ class Runner:
             bound = self._device is not None and all(v.dtype.kind in "biuf" for v in feed.values())
             values = self._bound(feed) if bound else self._session.run(None, dict(feed))
         except Exception as error:  # onnxruntime raises a class per status
-            shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in list(feed.items())[:4])
-            raise RunError(f"the model does not run on {shapes}: {first_line(error)}") from error
+            raise not_run(feed, error) from error
         return dict(zip(self._outputs, values, strict=True))
 
     def _bound(self, feed: Mapping[str, np.ndarray]) -> list[npt.NDArray[np.generic]]:

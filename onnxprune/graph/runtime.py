@@ -7,15 +7,16 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxprune.errors import ModelError, ProviderError, quote
+from onnxprune.errors import ModelError, ProviderError, RunError, quote
 
 __all__ = [
     "PROVIDERS",
@@ -168,6 +169,26 @@ def memory_to_give() -> int:
         limit, _ = resource.getrlimit(resource.RLIMIT_DATA)  # as --max-memory sets it
         free += [limit] if limit != resource.RLIM_INFINITY else []
     return max(min(free) // 2, 1 << 28)
+
+
+def run(
+    session: ort.InferenceSession, wanted: Sequence[str] | None, feed: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """Returns the wanted outputs (None: all) for one feed.
+
+    Raises:
+        RunError: the graph does not run on it.
+    """
+    try:
+        return list(session.run(None if wanted is None else list(wanted), dict(feed)))
+    except Exception as error:  # onnxruntime raises a class per status
+        raise not_run(feed, error) from error
+
+
+def not_run(feed: Mapping[str, np.ndarray], error: Exception) -> RunError:
+    """Returns the error to raise where a graph does not run on a feed."""
+    shapes = ", ".join(f"{name} {list(v.shape)}" for name, v in list(feed.items())[:4])
+    return RunError(f"the model does not run on {shapes}: {first_line(error)}")
 
 
 _UNKNOWN_OPERATOR = (

@@ -20,7 +20,7 @@ from onnxprune.engine.cost import batch_size
 from onnxprune.engine.coupling import Coupling
 from onnxprune.graph.constants import constants, is_constant
 from onnxprune.graph.dependence import captured, subgraphs
-from onnxprune.graph.runtime import open_session
+from onnxprune.graph.runtime import open_session, run
 
 IN_MEMORY = 1 << 27  # bytes of live values beyond which new ones go to files
 AT_ONCE = 1 << 25  # bytes of the largest value of a batch that are aimed at
@@ -173,7 +173,7 @@ class Frontier:
         if wanted:
             session = open_session(self.segment(numbers, reads, wanted), self.providers, optimise=True)
             for values in self.values:
-                found = session.run(wanted, {n: values[n] for n in reads})
+                found = run(session, wanted, {n: values[n] for n in reads})
                 values.update(zip(wanted, found, strict=True))
                 del found
         for values in self.values:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxprune.engine.labels import Array
 from onnxprune.engine.units import Units
-from onnxprune.graph.runtime import open_session
+from onnxprune.graph.runtime import open_session, run
 from onnxprune.refit.frontier import Feed, Frontier, inputs_of
 from onnxprune.refit.layers import Layer
 from onnxprune.refit.obs import Problem
@@ -253,7 +253,7 @@ def _carried(frontier: Frontier, path: list[int], name: str, end: str, x: np.nda
     if set(fed) - set(known):
         return None
     session = open_session(frontier.segment(path, fed, [end]), frontier.providers)
-    return np.asarray(session.run([end], {n: known[n] for n in fed})[0])
+    return np.asarray(run(session, [end], {n: known[n] for n in fed})[0])
 
 
 def _grams(x: np.ndarray, heads: tuple[int, ...]) -> np.ndarray:
