@@ -21,6 +21,7 @@ conv = operator(
 conv_transpose = operator(
     "ConvTranspose", doc="input channels with weight axis 0, output channels with axis 1 and bias"
 )
+deform_conv = operator("DeformConv", doc="as Conv; offsets and masks are tied, and channels with offsets of their own")
 conv.linear(linear_conv)
 conv_transpose.linear(linear_conv_transpose)
 
@@ -37,6 +38,17 @@ def couple_conv_transpose(op: Site) -> Tensor:
     """As Conv, with the weight's first two axes in each other's role."""
     y = convolve(op, op[0], op[1], w_slot=1, group=op.attr("group", 1), transposed=True)
     return with_bias(op, y, op.get(2))
+
+
+@deform_conv.coupling
+def couple_deform_conv(op: Site) -> Tensor:
+    """As Conv, read at computed places: one offset for every place of the kernel, for all channels alike."""
+    for t in (op[2], op.get(4)):
+        if t is not None:
+            op.tie(t, *range(1, len(t.shape)), why="says where a convolution reads")
+    x = op[0] if op.attr("offset_group", 1) == 1 else op.tie(op[0], 1, why="has offsets of its own in every group")
+    y = convolve(op, x, op[1], w_slot=1, group=op.attr("group", 1), transposed=False)
+    return with_bias(op, y, op.get(3))
 
 
 def convolve(op: Site, x: Tensor, w: Tensor, *, w_slot: int, group: int, transposed: bool) -> Tensor:
@@ -107,6 +119,7 @@ def _weight_arrays(o: Array, c: Array, shape: Sequence[int], rank: int, transpos
 
 
 @conv.sizes
+@deform_conv.sizes
 @conv_transpose.sizes
 def size_group(op: Sized) -> Iterable[Need]:
     """`group` is the number of living groups."""
@@ -124,6 +137,7 @@ def living_groups(op: Sized, w_slot: int) -> Iterable[Need]:
 
 
 @conv.macs
+@deform_conv.macs
 def macs_conv(op: Node, x: Sequence[Shape | None], y: Sequence[Shape]) -> int:
     """Every output element takes one MAC per weight of its filter."""
     assert x[1] is not None

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes
 from onnxprune.ops.registry import Need, Site, Sized, Unsupported, differs, operator
+from onnxprune.ops.sizes_in_graph import made
 
 reshape = operator(
     "Reshape", size_slots=(1,), doc="labels are reshaped; arrays that fall into one block of axes are joined"
@@ -23,8 +24,16 @@ unsqueeze = operator("Unsqueeze", size_slots=(1,), doc="labels keep their axes")
 concat = operator("Concat", doc="labels are concatenated; the other axes are tied")
 split = operator("Split", size_slots=(1,), doc="labels are split")
 slice_ = operator("Slice", size_slots=(1, 2, 3, 4), doc="labels are sliced; computed bounds that vary tie the axis")
-tile = operator("Tile", size_slots=(1,), doc="labels are repeated")
-pad = operator("Pad", size_slots=(1, 3), doc="padding gets labels of its own; modes other than constant tie the axis")
+tile = operator("Tile", size_slots=(1,), doc="labels are repeated; copies of an axis of size 1 follow what they meet")
+pad = [
+    operator(
+        "Pad",
+        domain=d,
+        size_slots=(1, 3),
+        doc="padding gets labels of its own; modes other than constant tie the axis",
+    )
+    for d in ("", "com.microsoft")
+]
 depth_to_space = operator("DepthToSpace", doc="the b x b copies of a channel are tied")
 space_to_depth = operator("SpaceToDepth", doc="every channel becomes b x b of one label")
 
@@ -237,8 +246,22 @@ def couple_slice(op: Site) -> Tensor:
         if bound != bounds[1][axis] and op.out_dynamic()[axis]:
             t = op.tie(t, axis, why="is sliced at computed positions")
         if t.labelled(axis):
-            t = op.take(t, axis, sliced(t.shape[axis], *bound))
+            taken = sliced(t.shape[axis], *bound)
+            t = op.take(_in_strides(op, t, axis, taken), axis, taken)
     return Tensor(shape, t.arrays, t.zero)
+
+
+def _in_strides(op: Site, t: Tensor, axis: int, taken: np.ndarray) -> Tensor:
+    """Returns `t` where slots go in blocks as long as the stride, so that those that are taken stay as far apart."""
+    stride = abs(int(taken[1] - taken[0])) if len(taken) > 1 else 1
+    if stride == 1:
+        return t
+    slots = np.arange(t.shape[axis])
+    group = np.where(np.isin(slots // stride, taken // stride), slots // stride * stride, slots)
+    labels = t.on(axis)
+    assert labels is not None
+    op.labels.union(labels, labels.take(group, axis))
+    return op.tidy(t)
 
 
 @slice_.sizes
@@ -319,12 +342,27 @@ def _write_bounds(op: Sized, rank: int, starts: dict[int, int], ends: dict[int, 
 # ---------------------------------------------------------------- Tile, Pad
 @tile.coupling
 def couple_tile(op: Site) -> Tensor:
-    """A labelled axis is repeated as it is; copies share their labels."""
+    """A labelled axis is repeated as it is, and its copies share labels; those of a single slot have their own."""
     t = op[0]
     for axis, (n, m) in enumerate(zip(t.shape, op.out_shape(), strict=True)):
         if t.labelled(axis) and n != m:
             t = op.take(t, axis, np.tile(np.arange(n), m // n))
-    return Tensor(op.out_shape(), t.arrays, t.zero)
+    content = op.value(0)
+    return made(op, t, zero=content is not None and not content.any())
+
+
+@tile.sizes
+def size_tile(op: Sized) -> Iterable[Need]:
+    """Copies of an axis of size 1 that are cut are not made."""
+    wanted = []
+    for run in (0, 1):
+        arriving = op.arriving(1, run)
+        if arriving is None:
+            return
+        each = zip(op.new(0, run), op.new_out(0, run), arriving.tolist(), strict=True)
+        wanted.append(np.array([m if n == 1 else times for n, m, times in each], arriving.dtype))
+    if differs(op, 1, wanted):
+        yield Need(1, tuple(wanted))
 
 
 def pad_amounts(op: Site | Sized, rank: int) -> np.ndarray | None:
@@ -341,7 +379,6 @@ def pad_amounts(op: Site | Sized, rank: int) -> np.ndarray | None:
     return full
 
 
-@pad.coupling
 def couple_pad(op: Site) -> Tensor:
     """Constant padding gets fresh labels, so that a padded shortcut can follow what it is added to."""
     t, shape = op[0], op.out_shape()
@@ -372,7 +409,6 @@ def _mode(op: Site) -> str:
     return mode if isinstance(mode, str) else mode.decode()
 
 
-@pad.sizes
 def size_pad(op: Sized) -> Iterable[Need]:
     """On a cut axis only the padding that is kept is still added, and only what is left is taken off."""
     rank = len(op.old(0))
@@ -393,6 +429,11 @@ def size_pad(op: Sized) -> Iterable[Need]:
     axes = op.before(3) if op.has(3) else None
     values = new[:, range(rank) if axes is None else axes.reshape(-1)].reshape(-1)
     yield Need(1, (values, values))
+
+
+for _home in pad:
+    _home.coupling(couple_pad)
+    _home.sizes(size_pad)
 
 
 # ---------------------------------------------------------------- DepthToSpace, SpaceToDepth

@@ -17,7 +17,13 @@ pool = operator(
     doc="batch and channels pass; spatial axes are tied",
 )
 resize = operator("Resize", "Upsample", size_slots=(1, 2, 3), doc="axes of unchanged size pass, the others are tied")
-sample = operator("GridSample", "RoiAlign", "MaxRoiPool", doc="channels pass; all else is tied")
+SAMPLED = "channels pass; all else is tied"
+sample = [
+    operator("GridSample", "RoiAlign", "MaxRoiPool", doc=SAMPLED),
+    operator("GridSample", "CropAndResize", domain="com.microsoft", doc=SAMPLED),
+]
+crop = operator("CenterCropPad", size_slots=(1,), doc="the axes that are cropped or padded are tied, the others pass")
+fold = operator("Col2Im", size_slots=(1, 2), doc="channels pass; what lies in a block, and the blocks, are tied")
 
 
 @pool.coupling
@@ -43,13 +49,38 @@ def couple_resize(op: Site) -> Tensor:
     return resized(op.tie(op[0], *moving, why="is resampled"), op.out_shape())
 
 
-@sample.coupling
 def couple_sample(op: Site) -> Tensor:
     """Positions are computed, so only the channels of the first input pass."""
     for t in op.given()[1:]:
         op.tie_all(t)
     x = op.tie(op[0], *(k for k in range(len(op[0].shape)) if k != 1))
     return resized(x, op.out_shape())
+
+
+for _home in sample:
+    _home.coupling(couple_sample)
+
+
+@crop.coupling
+def couple_crop(op: Site) -> Tensor:
+    """Slots are taken off or added at both ends."""
+    rank = len(op[0].shape)
+    t = op.tie(op[0], *(k % rank for k in op.attr("axes", range(rank))), why="is cropped or padded")
+    return resized(t, op.out_shape())
+
+
+@fold.coupling
+def couple_fold(op: Site) -> Tensor:
+    """A channel is made of as many rows as a block has places; where blocks overlap they are added up."""
+    block = op.value(2)
+    if block is None:
+        raise Unsupported("its blocks are computed at run time")
+    n, rows, places = op[0].shape
+    each = int(np.prod(block))
+    t = op.tie(op.reshape(op[0], (n, rows // each, each, places)), 2, 3, why="is folded into a picture")
+    out = op.out_shape()
+    arrays = tuple(a.reshape(*a.shape[:2], *(1,) * (len(out) - 2)) for a in t.arrays)
+    return Tensor(out, arrays, t.zero & {0, 1})
 
 
 @resize.sizes

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from onnxprune.engine.tensors import Tensor
 from onnxprune.ops.elementwise import freeze_zero_axes
 from onnxprune.ops.pooling import resized
@@ -30,12 +32,14 @@ tying = operator(
 )
 softmax = operator("Softmax", "LogSoftmax", "Hardmax", doc="the axis is tied (before opset 13 all axes from it on)")
 along = operator("CumSum", "LpNormalization", doc="the axis can be cut where its slots are zero, else it is tied")
+products = operator("CumProd", doc="the axis is tied")
+fourier = operator("DFT", doc="the axis and that of the two parts of a complex number are tied")
 over = operator(
     "MeanVarianceNormalization", "LRN", doc="the channels are tied (of MeanVarianceNormalization, all axes)"
 )
 topk = operator("TopK", size_slots=(1,), doc="the axis is tied")
 arg = operator("ArgMax", "ArgMin", doc="the axis is tied")
-trilu = operator("Trilu", doc="the last two axes are tied")
+trilu = [operator("Trilu", domain=d, doc="the last two axes are tied") for d in ("", "com.microsoft")]
 
 
 def reduced_axes(op: Site, since: int) -> list[int]:
@@ -136,6 +140,30 @@ def couple_along(op: Site) -> Tensor:
     return t if op.op == "LpNormalization" else Tensor(t.shape, t.arrays, t.zero - set(axes))
 
 
+@products.coupling
+def couple_products(op: Site) -> Tensor:
+    """A zero would make everything behind it zero."""
+    axis = op.value(1)
+    if axis is None:
+        raise Unsupported("its axis is computed at run time")
+    t = op.tie(op[0], int(axis.reshape(-1)[0]) % len(op[0].shape), why="runs along the channels")
+    return Tensor(t.shape, t.arrays)
+
+
+@fourier.coupling
+def couple_fourier(op: Site) -> Tensor:
+    """A linear map of the axis: what is zero elsewhere stays zero."""
+    rank = len(op[0].shape)
+    axis = op.attr("axis", 1)
+    if op.version >= 20:
+        given = op.value(2) if op.has(2) else np.array(-2)
+        if given is None:
+            raise Unsupported("its axis is computed at run time")
+        axis = int(given.reshape(-1)[0])
+    t = op.tie(op[0], axis % rank, rank - 1, why="is transformed as a whole")
+    return resized(t, op.out_shape())
+
+
 @over.coupling
 def couple_over(op: Site) -> Tensor:
     """LRN normalises over channels; MeanVarianceNormalization has no epsilon in onnxruntime."""
@@ -160,8 +188,11 @@ def couple_arg(op: Site) -> Tensor:
     return Tensor(t.shape, t.arrays)
 
 
-@trilu.coupling
 def couple_trilu(op: Site) -> Tensor:
     """Looks at positions on the last two axes."""
     rank = len(op[0].shape)
     return op.tie(op[0], rank - 2, rank - 1, why="depends on the position")
+
+
+for _home in trilu:
+    _home.coupling(couple_trilu)

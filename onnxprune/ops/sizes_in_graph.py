@@ -15,18 +15,20 @@ from onnxprune.ops.registry import Need, Site, Sized, differs, operator
 shape = operator(
     "Shape", "Size", doc="no labels, nothing freezes: sizes are rewritten where they are wrong after the cut"
 )
-range_ = operator("Range", size_slots=(0, 1, 2), doc="no labels")
+range_ = [operator("Range", domain=d, size_slots=(0, 1, 2), doc="no labels") for d in ("", "com.microsoft")]
 constant_of_shape = operator("ConstantOfShape", size_slots=(0,), doc="axes of constant size follow what they meet")
 expand = operator(
-    "Expand", size_slots=(1,), doc="labels pass; an input-independent axis that is made follows what it meets"
+    "Expand", size_slots=(1,), doc="labels pass; an axis of constant size that is made follows what it meets"
 )
 
 
-@shape.coupling
-@range_.coupling
 def couple_sizes(op: Site) -> Tensor:
     """Sizes carry no labels."""
     return Tensor(op.out_shape())
+
+
+for _home in (shape, *range_):
+    _home.coupling(couple_sizes)
 
 
 @constant_of_shape.coupling
@@ -36,10 +38,10 @@ def couple_constant_of_shape(op: Site) -> Tensor:
     fill = np.zeros(1, np.float32) if filler is None else filler.numpy()
     if fill.dtype.kind not in "fV":
         return Tensor(op.out_shape())
-    return _made(op, Tensor((1,) * len(op.out_shape())), zero=not fill.any())
+    return made(op, Tensor((1,) * len(op.out_shape())), zero=not fill.any())
 
 
-def _made(op: Site, t: Tensor, *, zero: bool) -> Tensor:
+def made(op: Site, t: Tensor, *, zero: bool) -> Tensor:
     """Returns `t` expanded to the output's shape, with fresh labels on the axes that are made and of constant size."""
     shape, dynamic = op.out_shape(), op.out_dynamic()
     arrays, fresh = list(t.arrays), set()
@@ -52,12 +54,10 @@ def _made(op: Site, t: Tensor, *, zero: bool) -> Tensor:
 
 @expand.coupling
 def couple_expand(op: Site) -> Tensor:
-    """Labels pass to the axes they had; sizes that only broadcast stay."""
+    """Labels pass to the axes they had; copies along the others have labels of their own."""
     t = lift(op.tidy(op[0]), len(op.out_shape()))
-    if not op.is_static(0):
-        return Tensor(op.out_shape(), t.arrays, t.zero)
     content = op.value(0)
-    return _made(op, t, zero=content is not None and not content.any())
+    return made(op, t, zero=content is not None and not content.any())
 
 
 @constant_of_shape.sizes

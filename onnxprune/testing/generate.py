@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.testing import draw_fused, draw_standard
+from onnxprune.testing import draw_fused, draw_positions, draw_standard
 from onnxprune.testing.cases import Case
 from onnxprune.testing.draw import GENERATORS
 
-__all__ = ["GENERATORS", "draw_fused", "draw_standard", "random_case"]
+__all__ = ["GENERATORS", "draw_fused", "draw_positions", "draw_standard", "random_case"]
 
 
 def random_case(domain: str, op: str, seed: int) -> Case:

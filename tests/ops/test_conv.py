@@ -8,6 +8,7 @@ from rows import prove, table
 from onnxprune.testing import Case, Consumer, Data, Weight
 
 X = Data((0, 6, 7, 7))
+OFFSETS = Data((0, 8, 6, 6), ())
 ROWS = [
     Case("Conv", (X, Weight((8, 6, 3, 3)), Weight((8,))), units=(6, 8)),
     Case(
@@ -45,6 +46,24 @@ ROWS = [
         why="the same channels in every group",
     ),
     Case("ConvTranspose", (X, Weight((6, 1, 3, 3)), Weight((6,))), {"group": 6}, units=(6,), why="depthwise"),
+    Case("DeformConv", (X, Weight((8, 6, 2, 2)), OFFSETS, Weight((8,))), opset=19, units=(6, 8)),
+    Case(
+        "DeformConv",
+        (X, Weight((8, 6, 2, 2)), Data((0, 16, 6, 6), ())),
+        {"offset_group": 2},
+        19,
+        units=(8,),
+        missing=True,
+        why="channels with offsets of their own",
+    ),
+    Case(
+        "DeformConv",
+        (X, Weight((8, 3, 2, 2)), OFFSETS),
+        {"group": 2},
+        22,
+        units=(3, 4),
+        why="columns of both groups",
+    ),
 ]
 
 
@@ -53,6 +72,6 @@ def test_a_cut_is_exact(case: Case, consumer: Consumer) -> None:
     prove(case, consumer)
 
 
-@pytest.mark.parametrize("names", [{"Conv", "ConvTranspose"}])
+@pytest.mark.parametrize("names", [{"Conv", "ConvTranspose", "DeformConv"}])
 def test_every_operator_of_the_family_has_a_row(names: set[str]) -> None:
     assert {c.op for c in ROWS} == names

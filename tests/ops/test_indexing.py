@@ -8,6 +8,9 @@ from rows import prove, table
 from onnxprune.testing import Case, Consumer, Data, Feed, Weight
 
 X = Data((0, 6, 4))
+STEPS = Data((0, 6, 4), (2,))
+PLACES = Data((0, 6, 4), (2,), ("Sigmoid", "Cast:7"))
+CACHE = Data((0, 2, 6, 4), (3,))
 ROWS = [
     Case("Gather", (X, np.array([0, 2, 2, 5])), {"axis": 1}, 11, units=(3, 3), summed=(6,), why="read or not"),
     Case("Gather", (X, np.array([-1, 0, 3], np.int32)), {"axis": -2}, units=(3, 3), summed=(6,)),
@@ -26,6 +29,44 @@ ROWS = [
     Case("ScatterND", (Data((0, 5)), np.array([[1]]), Weight((1, 5))), {"reduction": "add"}, 16, units=(5,)),
     Case("ScatterND", (Data((0, 3, 5), (2,)), np.array([[0, 2], [1, 1]]), Weight((2, 5))), opset=18, units=(5,)),
     Case("ScatterND", (Data((0, 3, 5), (1,)), np.array([[0, 2], [1, 1]]), Weight((2, 5))), units=(), why="written at"),
+    Case("GatherND", (Weight((6, 4, 8)), Feed((0, 2), 4)), opset=17, domain="com.microsoft", units=(8,)),
+    Case(
+        "Gather",
+        (Weight((7, 4)), Data((0, 6), (1,), ("Sigmoid", "Cast:7"))),
+        units=(4,),
+        missing=True,
+        why="columns of rows at positions that are computed from channels",
+    ),
+    Case("GatherElements", (STEPS, Feed((0, 3, 4), 6)), {"axis": 1}, 11, units=(), why="positions are an input"),
+    Case("GatherElements", (STEPS, PLACES), {"axis": 1}, 13, units=(4,)),
+    Case("GatherElements", (STEPS, PLACES), {"axis": 2}, 13, units=(), missing=True, why="read at computed positions"),
+    Case("ScatterElements", (STEPS, PLACES, STEPS), {"axis": 1}, 11, units=(4,)),
+    Case("ScatterElements", (STEPS, PLACES, STEPS), {"axis": 1, "reduction": "add"}, 18, units=(4,)),
+    Case(
+        "ScatterElements", (X, PLACES, Data((0, 6, 4), ())), {"axis": 1}, 18, units=(), missing=True, why="written at"
+    ),
+    Case("Scatter", (STEPS, PLACES, STEPS), {"axis": 1}, 9, units=(4,)),
+    Case("TensorScatter", (CACHE, Data((0, 2, 2, 4), (3,)), Feed((0,), 4)), opset=24, units=(4,)),
+    Case(
+        "TensorScatter",
+        (CACHE, Data((0, 2, 2, 4), ()), Feed((0,), 4)),
+        opset=24,
+        units=(),
+        missing=True,
+        why="what is written stays",
+    ),
+    Case("Compress", (STEPS, np.array([1, 0, 1, 1, 0, 1], bool)), {"axis": 1}, 11, units=(4,)),
+    Case(
+        "Compress",
+        (X, np.array([1, 0, 1, 1, 0, 1], bool)),
+        {"axis": 1},
+        11,
+        units=(),
+        missing=True,
+        why="picked at run time",
+    ),
+    Case("ReverseSequence", (STEPS, Feed((0,), 7, 1)), {"time_axis": 1, "batch_axis": 0}, 10, units=(4,)),
+    Case("ReverseSequence", (X, Feed((0,), 7, 1)), {"time_axis": 1, "batch_axis": 0}, 10, units=(), why="turned round"),
 ]
 
 

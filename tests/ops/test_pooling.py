@@ -10,6 +10,8 @@ from onnxprune.testing import Case, Consumer, Data
 X = Data((0, 8, 6, 6))
 SHIFTED = Data((0, 8, 6, 6), (1,), ("Sigmoid",))
 K = {"kernel_shape": [2, 3]}
+MS = "com.microsoft"
+PAIR = np.array([2, 3], np.int32)
 ROIS = np.array([[0, 0, 4, 4], [1, 0, 3, 5], [2, 2, 5, 5]], np.float32)
 
 
@@ -68,6 +70,14 @@ ROWS = [
         {"pooled_shape": [2, 2]},
         units=(8,),
     ),
+    Case("GridSample", (X, Data((0, 3, 4, 2), (), ("Tanh",))), opset=17, domain=MS, units=(8,)),
+    Case("CropAndResize", (X, ROIS / 6, np.array([0, 1, 0], np.int32), PAIR), opset=17, domain=MS, units=(8,)),
+    Case("CenterCropPad", (X, np.array([4, 9])), {"axes": [2, 3]}, 18, units=(8,)),
+    Case(
+        "CenterCropPad", (X, np.array([4, 6])), {"axes": [1, 2]}, 18, units=(), missing=True, why="channels are cropped"
+    ),
+    Case("Col2Im", (Data((0, 12, 6)), np.array([3, 4]), np.array([2, 2])), opset=18, units=(3,)),
+    Case("Col2Im", (Data((0, 12, 6), (2,)), np.array([3, 4]), np.array([2, 2])), opset=18, units=(), why="places"),
 ]
 
 

@@ -95,6 +95,11 @@ ROWS = [
     *(Case(op, (X,), {"axis": 1}, 11, units=(), why="an index into the axis") for op in ("ArgMax", "ArgMin")),
     Case("Trilu", (Data((0, 3, 6, 6)),), units=(3,)),
     Case("Trilu", (X, np.array(1)), {"upper": 0}, 14, units=(), why="depends on the position", missing=True),
+    Case("CumProd", (X, np.array(2)), opset=26, units=(6,), summed=()),
+    Case("CumProd", (X, np.array(1)), opset=26, units=(), missing=True, why="runs along the channels"),
+    Case("DFT", (Data((0, 6, 5, 1)),), {"axis": 2}, 17, units=(6,)),
+    Case("DFT", (Data((0, 6, 5, 1)), None, np.array(-3)), {"onesided": 1}, 20, units=(), why="transformed as a whole"),
+    Case("Trilu", (Data((0, 6, 4, 5)),), opset=17, domain="com.microsoft", units=(6,)),
 ]
 
 

@@ -33,6 +33,15 @@ ROWS = [
         summed=(),
         why="numbers that become a weight",
     ),
+    Case(
+        "Range",
+        (*(np.array(v, np.float32) for v in (1, 5, 1)),),
+        opset=17,
+        domain="com.microsoft",
+        units=(4,),
+        summed=(),
+        why="numbers that become a weight",
+    ),
 ]
 
 
