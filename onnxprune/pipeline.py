@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import __version__
+from onnxprune.aim import Aim
 from onnxprune.allocation.counts import at_ratio, least_important, select, steps_of
 from onnxprune.calibration import Calibration, PictureOptions
 from onnxprune.calibration.checks import shown
@@ -20,8 +21,9 @@ from onnxprune.engine import cost
 from onnxprune.engine.labels import Array
 from onnxprune.engine.units import Units
 from onnxprune.errors import NothingToPruneError, ValidationError
-from onnxprune.graph.model import check_output, load
+from onnxprune.graph.model import load
 from onnxprune.graph.runtime import provider_names
+from onnxprune.opening import opened_study
 from onnxprune.options import Align, checked, limits_of, options_of, replayed
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, replay
@@ -32,8 +34,8 @@ from onnxprune.reports.report import Inspection
 from onnxprune.result import Result, assembled, judge_of
 from onnxprune.search import smallest
 from onnxprune.study import Cut, Study
-from onnxprune.subject import DataLike, DataSource, ModelLike, coupled, opened, processors
-from onnxprune.task import EvaluationSource, Task, opened_task
+from onnxprune.subject import DataLike, DataSource, ModelLike, coupled
+from onnxprune.task import EvaluationSource, Task
 
 __all__ = ["Result", "inspect", "prune"]
 
@@ -140,27 +142,23 @@ def prune(
     labelled = EvaluationSource(evaluate, labels, pictures)
     providers = provider_names(provider)
     clock = Clock(progress)
-    with clock.stage("load"):
-        source = load(model)
-        if output is not None:
-            check_output(Path(output), source, in_place)
-    task = opened_task(source, labelled, options.seed, providers, clock)
-    coupling = coupled(source, plan.approximate if plan else approximate, options.seed, providers, clock)
-    study = Study(
-        source,
-        coupling,
+    study, task = opened_study(
+        model,
         options,
+        where,
+        labelled,
         providers,
         clock,
-        lambda: opened(source, coupling, where, options.samples, options.seed),
-        jobs=jobs or processors(),
-        name=Path(output).name if output is not None else "model.onnx",
+        approximate=plan.approximate if plan else approximate,
+        jobs=jobs,
+        output=None if output is None else Path(output),
+        in_place=in_place,
     )
     found = _found(study, plan, task, dry_run=dry_run)
     if not len(found.chosen.cutting.dead_units) and options.ratio is not None and ratio != 0:
         raise NothingToPruneError(why_nothing(found.chosen.cutting.units, ratio, include, exclude))
     judge = judge_of(study, found, task) if validate and not dry_run else None
-    result = Result(found.model, found.plan, assembled(study, found, options), source, judge, task)
+    result = Result(found.model, found.plan, assembled(study, found, options), study.source, judge, task)
     if options.limits_latency:
         result._timed = study.timed
     if dry_run:
@@ -215,8 +213,8 @@ def _found(study: Study, plan: Plan | None, task: Task | None, *, dry_run: bool)
     if options.max_drop is not None:
         return smallest(study, task, options.max_drop)
     if dry_run:
-        return study.finished(study.within(options.targets, asked), asked)
-    return study.held(options.targets, asked)
+        return study.finished(Aim(study, options.targets, asked).expected(), asked)
+    return Aim(study, options.targets, asked).met()
 
 
 def inspect(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from onnxprune.aim import Aim
 from onnxprune.allocation.budget import Limit
 from onnxprune.allocation.divergence import divergence
 from onnxprune.errors import NothingToPruneError, TargetError
@@ -71,7 +72,7 @@ def smallest(study: Study, task: Task | None, most: float) -> Cut:
         share = (low + high) / 2
         if high - share < RESOLUTION / 4:
             break
-        found = study.held((Limit(kind, share),), study.options.to_dict())
+        found = Aim(study, (Limit(kind, share),), study.options.to_dict()).met()
         with study.clock.stage("evaluate"):
             tried.append((share, loss.of(found.model)))
         study.clock.tell(f"evaluate {kind}={share:.3f}: {tried[-1][1]:.4g} {loss.unit}")

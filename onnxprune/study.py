@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import onnx_ir as ir
 
 from onnxprune import __version__
-from onnxprune.allocation.budget import TOLERANCE, Budget, Kind, Limit
-from onnxprune.allocation.choosing import Ground, out_of_reach
+from onnxprune.allocation.budget import TOLERANCE, Kind
+from onnxprune.allocation.choosing import Ground
 from onnxprune.allocation.counts import least_important
 from onnxprune.allocation.knapsack import Counts
 from onnxprune.allocation.sensitivity import Sensitivity, divided, measure
@@ -39,9 +38,7 @@ from onnxprune.reports.report import Count, Interval, LatencyChange
 
 __all__ = ["Cut", "Study"]
 
-ROUNDS = 5  # of choosing again after a cut was measured
 TURNS, SECONDS = 300, 10.0  # of timing the result in turns with the original
-SLACK_OF_TIMES = 0.04  # below a limit of latency that is good enough: stairs are coarse, clocks not exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,60 +118,38 @@ class Study:
     # ---------------------------------------------------------------- from what is wanted to a cut model
     def at_ratio(self, ratio: float) -> Chosen:
         """Returns the cut of a ratio as weights alone choose it."""
-        return self._decided(lambda ground: ground.at_ratio(ratio) if ratio else (0,) * len(ground.units.groups))
-
-    def within(self, limits: Sequence[Limit], asked: Mapping[str, Any]) -> Chosen:
-        """Returns the cut that is expected to hold limits, as weights alone choose it.
-
-        Args:
-            limits: what may be left.
-            asked: the options for the plan's record.
-
-        Raises:
-            TargetError: there is none.
-        """
-        return self._expected(limits, asked)[0]
-
-    def held(self, limits: Sequence[Limit], asked: Mapping[str, Any]) -> Cut:
-        """Returns the cut and mended model that holds limits.
-
-        Args:
-            limits: what may be left.
-            asked: the options for the plan's record.
-
-        Raises:
-            TargetError: there is none.
-        """
-        chosen, budget = self._expected(limits, asked)
-        found = self.finished(self.mended(chosen), asked)
-        measured = self._measured(found.chosen, limits, lambda: found.model)
-        over = budget.excess_of(measured)
-        # what the refit has added, or families have kept; clocks are not as exact as counts
-        if over > TOLERANCE or (not _timed(limits) and not -TOLERANCE <= over <= 0):
-            again, _ = self._foretold(limits, budget.corrected(chosen.counts, measured).rest)
-            if again.counts != chosen.counts:
-                found = self.finished(self.mended(again), asked)
-                measured = self._measured(found.chosen, limits, lambda: found.model)
-        if budget.excess_of(measured) > TOLERANCE:
-            raise out_of_reach(self.ground(found.chosen.cutting.units), budget, measured)
-        return found
+        return self.decided(lambda ground: ground.at_ratio(ratio) if ratio else (0,) * len(ground.units.groups))
 
     def mended(self, chosen: Chosen, *, choose: bool = True) -> Chosen:
         """Returns the cut with what makes up for it; with `choose`, data may exchange units."""
         if not self.options.calibrates or not len(chosen.cutting.dead_units):
             return chosen
         batches = divided(self.batches)[0] if self.options.hold_out else self.batches
+        known = self.ground(chosen.cutting.units).orders if self.repeats else None
         with self.clock.stage("calibrate"):
-            return mend(
-                chosen,
-                self.options,
-                batches,
-                self.providers,
-                choose=choose,
-                made_up=self.data.synthetic,
-                known=self.ground(chosen.cutting.units).orders if self.repeats else None,
-                tell=self.clock.counter("calibrate"),
-            )
+            return self.refitted(chosen, batches, known, choose=choose)
+
+    def refitted(
+        self, chosen: Chosen, batches: Sequence[Feed], known: dict[int, Array] | None, *, choose: bool = True
+    ) -> Chosen:
+        """Returns the cut with what makes up for it.
+
+        Args:
+            chosen: the cut.
+            batches: inputs to refit on.
+            known: what is kept of one call for the next on the same inputs.
+            choose: data may exchange units.
+        """
+        return mend(
+            chosen,
+            self.options,
+            batches,
+            self.providers,
+            choose=choose,
+            made_up=self.data.synthetic,
+            known=known,
+            tell=self.clock.counter("calibrate"),
+        )
 
     def finished(self, chosen: Chosen, asked: Mapping[str, Any]) -> Cut:
         """Returns the cut model, with the pruning in its history."""
@@ -216,7 +191,7 @@ class Study:
         """Prepares for several cuts: freezes what cannot follow deep and shallow ones, in any order."""
         self.repeats = True
         for share in (1.0, 0.5):
-            self._decided(lambda ground: tuple(int(share * most) for most in ground.most))  # noqa: B023
+            self.decided(lambda ground: tuple(int(share * most) for most in ground.most))  # noqa: B023
 
     def floor(self) -> tuple[Kind, float]:
         """Returns the kind of cost that cuts are compared by, and the least share that can be left of it."""
@@ -232,42 +207,13 @@ class Study:
         units = self.current.units
         return why_nothing(units, self.options.ratio, self.options.include, self.options.exclude)
 
-    def _expected(self, limits: Sequence[Limit], asked: Mapping[str, Any]) -> tuple[Chosen, Budget]:
-        """Returns a cut that holds limits once it is measured, and the budget that foretold it."""
-        with self.clock.stage("plan"):
-            chosen, budget = self._foretold(limits, {})
-            slack = SLACK_OF_TIMES if _timed(limits) else TOLERANCE / 2
-            holding: list[tuple[float, Chosen, Budget]] = []
-            rests: list[Mapping[str, float]] = []
-            for _ in range(ROUNDS):
-                trial = self.scales.as_refitted(chosen)
-                measured = self._measured(trial, limits, lambda: self.finished(trial, asked).model)  # noqa: B023
-                over = budget.excess_of(measured)
-                if over <= 0:
-                    holding.append((over, chosen, budget))
-                if -slack <= over <= 0:
-                    break
-                rests.append(budget.corrected(chosen.counts, measured).rest)
-                again, better = self._foretold(limits, _settled(rests))
-                if again.counts == chosen.counts:
-                    break
-                chosen, budget = again, better
-            return max(holding, key=lambda held: held[0])[1:] if holding else (chosen, budget)
+    def decided(self, counts: Callable[[Ground], Counts]) -> Chosen:
+        """Returns the cut of so many units of each group as weights alone choose them; sizes that can't follow freeze.
 
-    def _measured(self, chosen: Chosen, limits: Sequence[Limit], model: Callable[[], ir.Model]) -> dict[str, float]:
-        return self.scales.measured(chosen, limits, self.ground(chosen.cutting.units), model)
+        Args:
+            counts: says how many go, of the units there are.
+        """
 
-    def _foretold(self, limits: Sequence[Limit], rest: Mapping[str, float]) -> tuple[Chosen, Budget]:
-        """Returns a cut that is expected to hold limits."""
-        budgets: list[Budget] = []
-
-        def counts(ground: Ground) -> Counts:
-            budgets.append(self.scales.budget(ground, limits, rest))
-            return ground.within(budgets[-1])
-
-        return self._decided(counts), budgets[-1]
-
-    def _decided(self, counts: Callable[[Ground], Counts]) -> Chosen:
         def choose(units: Units) -> Array:
             ground = self.ground(units)
             return least_important(units, ground.scores, counts(ground))
@@ -351,16 +297,3 @@ class Study:
             data=data.source if data else "",
             samples=data.samples if data else 0,
         )
-
-
-def _timed(limits: Sequence[Limit]) -> bool:
-    """Returns whether a limit is one of time."""
-    return any(limit.kind == "latency" for limit in limits)
-
-
-def _settled(rests: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns what to add to what is expected: what the last cut had more, and of times the mean of all cuts."""
-    settled = dict(rests[-1])
-    if "latency" in settled:
-        settled["latency"] = fmean(rest["latency"] for rest in rests)
-    return settled

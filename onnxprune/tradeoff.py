@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from onnxprune import __version__
+from onnxprune.aim import Aim
 from onnxprune.allocation.budget import Limit
 from onnxprune.allocation.sensitivity import Curve, Sensitivity
 from onnxprune.calibration import Calibration, PictureOptions
@@ -22,8 +23,8 @@ from onnxprune.calibration.labelled import Labels
 from onnxprune.clock import Clock
 from onnxprune.engine import cost
 from onnxprune.errors import DataError, RunError, TargetError, UsageError, quote
-from onnxprune.graph.model import load
 from onnxprune.graph.runtime import provider_names
+from onnxprune.opening import opened_study
 from onnxprune.options import Choices, Options, checked, options_of
 from onnxprune.plan import Plan
 from onnxprune.refit.frontier import Feed
@@ -33,8 +34,8 @@ from onnxprune.reports.report import SensitivityRow
 from onnxprune.result import Result, assembled, judge_of
 from onnxprune.search import loss_of
 from onnxprune.study import Cut, Study
-from onnxprune.subject import DataLike, DataSource, ModelLike, coupled, opened, processors
-from onnxprune.task import EvaluationSource, Task, opened_task
+from onnxprune.subject import DataLike, DataSource, ModelLike
+from onnxprune.task import EvaluationSource, Task
 
 __all__ = ["FILE", "Point", "Sweep", "sweep"]
 
@@ -88,18 +89,8 @@ def sweep(
     providers = provider_names(provider)
     folder = _folder(Path(output), models)
     clock = Clock(progress)
-    with clock.stage("load"):
-        source = load(model)
-    task = opened_task(source, labelled, options.seed, providers, clock)
-    coupling = coupled(source, options.approximate, options.seed, providers, clock)
-    study = Study(
-        source,
-        coupling,
-        options,
-        providers,
-        clock,
-        lambda: opened(source, coupling, where, options.samples, options.seed),
-        jobs=jobs or processors(),
+    study, task = opened_study(
+        model, options, where, labelled, providers, clock, approximate=options.approximate, jobs=jobs
     )
     return _Run(study, task, folder, latency=latency, models=models).points(wanted)
 
@@ -147,7 +138,7 @@ class _Run:
         study, name = self.study, _name(limits)
         options = replace(study.options, targets=limits)
         try:
-            found = study.held(limits, options.to_dict())
+            found = Aim(study, limits, options.to_dict()).met()
         except TargetError as error:
             return Point(name, error=str(error))
         plan = Path("plans") / f"{_file(name)}.json"

@@ -75,7 +75,8 @@ def test_a_sweep_measures_once_and_cuts_to_every_target(
 ) -> None:
     measured, refitted = calls(monkeypatch, study, "measure"), calls(monkeypatch, study, "mend")
     found = sweep(model, TARGETS, tmp_path / "out", calibration=inputs)
-    assert (len(measured), len(refitted)) == (1, len(TARGETS))
+    assert len(measured) == 1
+    assert len(refitted) <= 2 * len(TARGETS)  # of the two ways that are compared the better one serves as it is
     assert [point.target for point in found.points] == TARGETS
     for point, share in zip(found.points, (0.8, 0.5, 0.3), strict=True):
         assert 0.9 * share <= point.macs / found.macs <= share
@@ -125,7 +126,8 @@ def test_a_sweep_that_was_ended_goes_on(
     assert [p.target for p in read(tmp_path / "out" / FILE, Sweep).points] == TARGETS[:1]
     measured, refitted = calls(monkeypatch, study, "measure"), calls(monkeypatch, study, "mend")
     found = sweep(model, TARGETS, tmp_path / "out", calibration=inputs)
-    assert (len(measured), len(refitted)) == (0, len(TARGETS) - 1)
+    assert len(measured) == 0
+    assert 0 < len(refitted) <= 2 * (len(TARGETS) - 1)
     assert found.points == whole.points
 
 

@@ -15,7 +15,7 @@ from onnxprune.allocation.counts import steps_of
 from onnxprune.allocation.knapsack import Counts
 from onnxprune.engine.units import Units
 
-__all__ = ["MOST_MOVED", "aligned", "blocks_of"]
+__all__ = ["MOST_MOVED", "aligned", "blocks_of", "levels_of"]
 
 MOST_MOVED = 0.1  # share of a kept count that rounding may move it by
 SLACK, MOST_SLACK = 0.005, 0.009  # of the budget that is left unused: where steps can help it, and at most
@@ -47,6 +47,19 @@ def blocks_of(units: Units, providers: Sequence[str]) -> tuple[tuple[int, ...], 
         blocks = next((blocks for wanted, blocks in table if wanted & ops), ())
         found.append(tuple(dict.fromkeys(steps[b][g] for b in blocks)))
     return tuple(found)
+
+
+def levels_of(units: Units, blocks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Returns for each group the kept counts that rounding leaves as they are.
+
+    Args:
+        units: the removable units.
+        blocks: for each group the steps to round to, from `blocks_of`.
+    """
+    sizes = [len(group) for group in units.groups]
+    return tuple(
+        tuple(k for k in range(1, n + 1) if _rounded(k, n, steps) == k) for n, steps in zip(sizes, blocks, strict=True)
+    )
 
 
 def aligned(units: Units, counts: Counts, excess: Excess, blocks: Sequence[Sequence[int]], most: Counts) -> Counts:

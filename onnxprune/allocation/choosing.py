@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
-from onnxprune.allocation.alignment import aligned, blocks_of
+from onnxprune.allocation.alignment import aligned, blocks_of, levels_of
 from onnxprune.allocation.bounds import most_that_may_go
-from onnxprune.allocation.budget import Budget
+from onnxprune.allocation.budget import Budget, Limit
 from onnxprune.allocation.counts import (
     at_ratio,
     by_importance,
@@ -33,7 +34,11 @@ from onnxprune.options import Options
 from onnxprune.reports.findings import frozen_rows
 from onnxprune.reports.report import by_reason
 
-__all__ = ["Ground", "out_of_reach"]
+__all__ = ["Ground", "Way", "out_of_reach"]
+
+Way = Literal["free", "blocks", "even"]
+"""How measured losses become counts: chosen freely and then rounded to blocks, chosen among the counts that rounding
+leaves as they are, or not at all (uniform)."""
 
 
 @dataclass(eq=False)
@@ -47,6 +52,7 @@ class Ground:
         timed: returns what any counts take on the provider; called once, where latency is limited.
         providers: onnxruntime's names of execution providers.
         orders: how units of groups with several consumers go, as far as walks have found it.
+        orders_of_trials: the same on the inputs that ways are compared on.
     """
 
     units: Units
@@ -55,6 +61,7 @@ class Ground:
     timed: Callable[[Ground], CostTable]
     providers: tuple[str, ...]
     orders: dict[int, Array] = field(default_factory=dict)
+    orders_of_trials: dict[int, Array] = field(default_factory=dict)
 
     @cached_property
     def tally(self) -> Tally:
@@ -107,21 +114,50 @@ class Ground:
         found = self._spread(lambda counts: float(goal - sum(counts)))
         return found or self.most
 
-    def within(self, budget: Budget) -> Counts:
+    def ways(self, limits: Sequence[Limit]) -> tuple[Way, ...]:
+        """Returns the ways to spend a budget that are worth comparing."""
+        if self.options.spread != "sensitivity" or _are_timed(limits):
+            return ("free",)
+        return ("free", "blocks", "even") if self.options.steps == "auto" else ("free", "even")
+
+    def within(self, budget: Budget, way: Way = "free") -> Counts:
         """Returns the counts that hold a budget.
+
+        Args:
+            budget: what may be left.
+            way: how measured losses become counts.
 
         Raises:
             TargetError: there are none.
         """
-        stairs = self.options.steps == "auto" and any(limit.kind == "latency" for limit in budget.limits)
-        on_stairs = self.latency.snap if stairs else tuple
-        found = self._spread(lambda counts: budget.excess(on_stairs(counts)), self.latency.edges if stairs else None)
-        if found is None:
-            least = on_stairs(self._uniform(1.0 - 1e-9))
-            raise out_of_reach(self, budget, {k: budget.expected(k, least) for k in budget.left})
-        if self.options.steps == "auto" and not stairs:
-            return aligned(self.units, found, budget.excess, blocks_of(self.units, self.providers), self.most)
-        return on_stairs(found)
+        if way == "even":
+            return self._even.within(budget)
+        auto = self.options.steps == "auto"
+        if auto and _are_timed(budget.limits):
+            snap = self.latency.snap
+            found = self._spread(lambda counts: budget.excess(snap(counts)), self.latency.edges)
+            return self._reached(found, budget, snap)
+        if not auto:
+            return self._reached(self._spread(budget.excess), budget, tuple)
+        blocks = blocks_of(self.units, self.providers)
+        levels = None if way == "free" else levels_of(self.units, blocks)
+        found = self._reached(self._spread(budget.excess, levels), budget, tuple)
+        return aligned(self.units, found, budget.excess, blocks, self.most)
+
+    @cached_property
+    def _even(self) -> Ground:
+        """The same units, cut uniformly."""
+        options = replace(self.options, allocation="uniform")
+        found = Ground(self.units, options, self.measured, self.timed, self.providers)
+        found.tally = self.tally
+        return found
+
+    def _reached(self, found: Counts | None, budget: Budget, rounded: Callable[[Counts], Counts]) -> Counts:
+        """Returns counts as they are rounded; raises TargetError where there are none."""
+        if found is not None:
+            return rounded(found)
+        least = rounded(self._uniform(1.0 - 1e-9))
+        raise out_of_reach(self, budget, {k: budget.expected(k, least) for k in budget.left})
 
     def _uniform(self, ratio: float) -> Counts:
         return at_ratio(self.units, ratio, steps=self.steps, most=self.most)
@@ -155,6 +191,11 @@ class Ground:
         """What one unit of each group takes along, of MACs where there are any."""
         macs, params = per_unit(self.units)
         return tuple((macs if macs.any() else params).tolist())
+
+
+def _are_timed(limits: Sequence[Limit]) -> bool:
+    """Returns whether times are limited."""
+    return any(limit.kind == "latency" for limit in limits)
 
 
 def out_of_reach(ground: Ground, budget: Budget, best: dict[str, float]) -> TargetError:

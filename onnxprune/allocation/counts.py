@@ -15,7 +15,7 @@ from onnxprune.engine.labels import Array
 from onnxprune.engine.units import Group, Units
 
 if TYPE_CHECKING:
-    from onnxprune.allocation.sensitivity import Sensitivity
+    from onnxprune.allocation.sensitivity import Curve, Sensitivity
 
 ADDITIONS = {"Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "FusedConv", "QLinearAdd"}
 
@@ -184,10 +184,20 @@ def by_sensitivity(
         counts = counts[(counts == 0) | ((curve.units - counts) % step == 0)]
         if levels is not None:
             counts = counts[(counts == 0) | np.isin(curve.units - counts, levels[g])]
-        level = np.sqrt(np.maximum.accumulate(curve.divergence))
         allowed.append(counts)
-        losses.append(np.interp(counts, curve.counts, level) ** 2)
+        losses.append(_loss(curve, counts))
     return solve(allowed, losses, excess)
+
+
+def foretold(sensitivity: Sensitivity, counts: Counts) -> float:
+    """Returns what counts are expected to cost the outputs: the sum of what groups cost that are cut alone."""
+    return sum(float(_loss(curve, np.array(count))) for curve, count in zip(sensitivity.curves, counts, strict=True))
+
+
+def _loss(curve: Curve, counts: Array) -> np.ndarray:
+    """Returns what a group costs the outputs at counts; between measured levels its square root is a line."""
+    level = np.sqrt(np.maximum.accumulate(curve.divergence))
+    return np.asarray(np.interp(counts, curve.counts, level) ** 2)
 
 
 def by_importance(

@@ -140,11 +140,12 @@ def _affordable(units: Units, wanted: Sequence[int], held: Sequence[Feed]) -> tu
         shares = SHORT_LADDER
     each = max(once * (len(shares) + 1), 1)
     samples = max(int(WORK / each), min(LEAST_SAMPLES, int(MOST_WORK / each)), 1)
-    return _first(held, samples, dynamic=_any_batch(units)), shares
+    return first_samples(units, held, samples), shares
 
 
-def _first(batches: Sequence[Feed], samples: int, *, dynamic: bool) -> list[Feed]:
+def first_samples(units: Units, batches: Sequence[Feed], samples: int) -> list[Feed]:
     """Returns the first batches that hold so many samples; the last one is cut short if its size is free."""
+    dynamic = _any_batch(units)
     taken: list[Feed] = []
     for batch in batches:
         size = _samples(batch)

@@ -1,0 +1,155 @@
+"""Targets: counts are chosen, cut, weighed and chosen again until the written file holds all limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxprune.allocation.budget import TOLERANCE, Budget, Limit
+from onnxprune.allocation.choosing import Ground, Way, out_of_reach
+from onnxprune.allocation.contest import SAMPLES, Contender, promising, winner
+from onnxprune.allocation.knapsack import Counts
+from onnxprune.allocation.sensitivity import divided, first_samples
+from onnxprune.errors import TargetError
+from onnxprune.refit.mending import Chosen
+from onnxprune.study import Cut, Study
+
+__all__ = ["Aim"]
+
+ROUNDS = 5  # of choosing again after a cut was measured
+SLACK_OF_TIMES = 0.04  # below a limit of latency that is good enough: stairs are coarse, clocks not exact
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """Limits on what is left of a model under study.
+
+    Attributes:
+        study: the model.
+        limits: what may be left; all must hold.
+        asked: the options for the plan's record.
+    """
+
+    study: Study
+    limits: Sequence[Limit]
+    asked: Mapping[str, Any]
+
+    def expected(self) -> Chosen:
+        """Returns the cut that is expected to hold the limits, as weights alone choose it.
+
+        Raises:
+            TargetError: there is none.
+        """
+        return self._best().chosen
+
+    def met(self) -> Cut:
+        """Returns the cut and mended model that holds the limits.
+
+        Raises:
+            TargetError: there is none.
+        """
+        study, best = self.study, self._best()
+        chosen, budget = best.chosen, best.budget
+        found = study.finished(best.mended or study.mended(chosen), self.asked)
+        measured = self._measured(found.chosen, lambda: found.model)
+        over = budget.excess_of(measured)
+        # what the refit has added, or families have kept; clocks are not as exact as counts
+        if over > TOLERANCE or (not self._timed and not -TOLERANCE <= over <= 0):
+            again, _ = self._foretold(budget.corrected(chosen.counts, measured).rest, best.way)
+            if again.counts != chosen.counts:
+                found = study.finished(study.mended(again), self.asked)
+                measured = self._measured(found.chosen, lambda: found.model)
+        if budget.excess_of(measured) > TOLERANCE:
+            raise out_of_reach(study.ground(found.chosen.cutting.units), budget, measured)
+        return found
+
+    @property
+    def _timed(self) -> bool:
+        """Whether a limit is one of time."""
+        return any(limit.kind == "latency" for limit in self.limits)
+
+    # ---------------------------------------------------------------- ways
+    def _best(self) -> Contender:
+        """Returns a cut that is expected to hold the limits, the best of several ways where losses are measured."""
+        study = self.study
+        ground, found = self._contenders()
+        if len(found) > 1:
+            found = promising(found, ground.sensitivity)
+        if len(found) == 1:
+            return found[0]
+        fit, held = divided(study.batches)
+        trial = first_samples(ground.units, fit, SAMPLES)
+        with study.clock.stage("compare"):
+            best = winner(
+                found,
+                lambda chosen: study.refitted(chosen, trial, ground.orders_of_trials),
+                study.source,
+                held,
+                study.providers,
+            )
+        final = study.options.hold_out and len(trial) == len(fit) and trial[-1] is fit[-1]
+        return best if final else replace(best, mended=None)
+
+    def _contenders(self) -> tuple[Ground, list[Contender]]:
+        """Returns a cut for each way that finds one, all of the same units."""
+        while True:
+            ground = self.study.current
+            found = [self._planned("free")]
+            for way in ground.ways(self.limits)[1:]:
+                with suppress(TargetError):
+                    found.append(self._planned(way))
+            if len(found) == 1 or self.study.current is ground:  # else sizes that cannot follow were frozen on the way
+                return self.study.current, found
+
+    # ---------------------------------------------------------------- one way
+    def _planned(self, way: Way) -> Contender:
+        """Returns a cut that holds the limits once it is measured, with the budget that foretold it."""
+        study = self.study
+        with study.clock.stage("plan"):
+            chosen, budget = self._foretold({}, way)
+            slack = SLACK_OF_TIMES if self._timed else TOLERANCE / 2
+            holding: list[tuple[float, Chosen, Budget]] = []
+            rests: list[Mapping[str, float]] = []
+            for _ in range(ROUNDS):
+                trial = study.scales.as_refitted(chosen)
+                measured = self._measured(trial, lambda: study.finished(trial, self.asked).model)  # noqa: B023
+                over = budget.excess_of(measured)
+                if over <= 0:
+                    holding.append((over, chosen, budget))
+                if -slack <= over <= 0:
+                    break
+                rests.append(budget.corrected(chosen.counts, measured).rest)
+                again, better = self._foretold(_settled(rests), way)
+                if again.counts == chosen.counts:
+                    break
+                chosen, budget = again, better
+            if holding:
+                _, chosen, budget = max(holding, key=lambda held: held[0])
+            return Contender(way, chosen, budget)
+
+    def _measured(self, chosen: Chosen, model: Callable[[], ir.Model]) -> dict[str, float]:
+        study = self.study
+        return study.scales.measured(chosen, self.limits, study.ground(chosen.cutting.units), model)
+
+    def _foretold(self, rest: Mapping[str, float], way: Way) -> tuple[Chosen, Budget]:
+        """Returns a cut that is expected to hold the limits, and the budget that says so."""
+        budgets: list[Budget] = []
+
+        def counts(ground: Ground) -> Counts:
+            budgets.append(self.study.scales.budget(ground, self.limits, rest))
+            return ground.within(budgets[-1], way)
+
+        return self.study.decided(counts), budgets[-1]
+
+
+def _settled(rests: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns what to add to what is expected: what the last cut had more, and of times the mean of all cuts."""
+    settled = dict(rests[-1])
+    if "latency" in settled:
+        settled["latency"] = fmean(rest["latency"] for rest in rests)
+    return settled

@@ -1,0 +1,85 @@
+"""Several ways to spend one budget, compared by what they do to the outputs.
+
+What groups cost that are cut alone adds up only roughly, and rounding to blocks undoes a part of it. So the few counts
+that come into question are cut, refitted on a part of the calibration inputs, and run on others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from onnxprune.allocation.budget import Budget
+from onnxprune.allocation.choosing import Way
+from onnxprune.allocation.counts import foretold
+from onnxprune.allocation.divergence import relative_error
+from onnxprune.allocation.sensitivity import Sensitivity
+from onnxprune.engine.cut import cut
+from onnxprune.graph.model import Source
+from onnxprune.graph.running import ready, run_all
+from onnxprune.refit.frontier import Feed
+from onnxprune.refit.mending import Chosen
+
+__all__ = ["SAMPLES", "Contender", "promising", "winner"]
+
+WORTH = 1.25  # times the least loss foretold, up to which counts are worth a trial
+MARGIN = (
+    1.1  # times the loss of others that uniform counts must be below: they are there in case foretold losses mislead
+)
+SAMPLES = 768  # that a trial is refitted on, at most
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """One way to spend a budget.
+
+    Attributes:
+        way: how the counts were found.
+        chosen: the cut, as weights alone choose its units.
+        budget: what foretold that it holds.
+        mended: the cut as its trial refitted it.
+    """
+
+    way: Way
+    chosen: Chosen
+    budget: Budget
+    mended: Chosen | None = None
+
+
+def promising(contenders: Sequence[Contender], sensitivity: Sensitivity) -> list[Contender]:
+    """Returns contenders of different counts whose foretold loss is near the least."""
+    found = list({c.chosen.counts: c for c in reversed(contenders)}.values())[::-1]
+    losses = [foretold(sensitivity, c.chosen.counts) for c in found]
+    return [c for c, loss in zip(found, losses, strict=True) if loss <= WORTH * min(losses)]
+
+
+def winner(
+    contenders: Sequence[Contender],
+    mend: Callable[[Chosen], Chosen],
+    source: Source,
+    held: Sequence[Feed],
+    providers: Sequence[str],
+) -> Contender:
+    """Returns the contender whose outputs, once it is refitted, are nearest to the dense model's; uniform: clearly so.
+
+    Args:
+        contenders: in order of preference where losses are equal.
+        mend: refits a cut.
+        source: the model as loaded.
+        held: inputs that no weight is refitted on.
+        providers: onnxruntime's execution providers.
+    """
+    external = bool(source.data_files)
+    with ready(source.model, external) as subject:
+        dense = run_all(subject, held, providers)
+    best, least = contenders[0], math.inf
+    for contender in contenders:
+        mended = mend(contender.chosen)
+        with ready(cut(mended.cutting, mended.rewrite), external) as subject:
+            loss = relative_error(dense, run_all(subject, held, providers))
+        if contender.way == "even":
+            loss *= MARGIN
+        if loss < least:
+            best, least = replace(contender, mended=mended), loss
+    return best
