@@ -14,9 +14,9 @@ from onnxprune.allocation.budget import TOLERANCE, Budget, Limit
 from onnxprune.allocation.choosing import Ground, Way, out_of_reach
 from onnxprune.allocation.contest import SAMPLES, Contender, promising, winner
 from onnxprune.allocation.knapsack import Counts
+from onnxprune.allocation.mending import Chosen
 from onnxprune.allocation.sensitivity import divided, first_samples
 from onnxprune.errors import TargetError
-from onnxprune.refit.mending import Chosen
 from onnxprune.study import Cut, Study
 
 __all__ = ["Aim"]

@@ -12,6 +12,7 @@ from typing import Any
 from onnxprune import __version__
 from onnxprune.aim import Aim
 from onnxprune.allocation.counts import at_ratio, least_important, select, steps_of
+from onnxprune.allocation.mending import Chosen
 from onnxprune.calibration import Calibration, PictureOptions
 from onnxprune.calibration.checks import shown
 from onnxprune.calibration.labelled import Labels
@@ -28,7 +29,6 @@ from onnxprune.options import Align, checked, limits_of, options_of, replayed
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, replay
 from onnxprune.proof.blame import blamed
-from onnxprune.refit.mending import Chosen
 from onnxprune.reports.findings import frozen_rows, group_rows, why_nothing
 from onnxprune.reports.report import Inspection
 from onnxprune.result import Result, assembled, judge_of

@@ -15,6 +15,7 @@ from onnxprune.allocation.budget import TOLERANCE, Kind
 from onnxprune.allocation.choosing import Ground
 from onnxprune.allocation.counts import least_important
 from onnxprune.allocation.knapsack import Counts
+from onnxprune.allocation.mending import Chosen, mend
 from onnxprune.allocation.sensitivity import Sensitivity, divided, measure
 from onnxprune.allocation.weighing import Scales
 from onnxprune.calibration import Calibration
@@ -22,6 +23,7 @@ from onnxprune.clock import Clock
 from onnxprune.engine import cost
 from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cut import cut
+from onnxprune.engine.frontier import Feed, Spool
 from onnxprune.engine.labels import Array
 from onnxprune.engine.units import Units, find_units
 from onnxprune.graph.model import Source
@@ -30,8 +32,6 @@ from onnxprune.latency.timetable import open_timetable
 from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, freeze_node, make_plan
-from onnxprune.refit.frontier import Feed, Spool
-from onnxprune.refit.mending import Chosen, mend
 from onnxprune.reports import history
 from onnxprune.reports.findings import why_nothing
 from onnxprune.reports.report import Count, Interval, LatencyChange

@@ -15,12 +15,12 @@ from onnxprune.calibration import Calibration, PictureOptions, find_test_data, o
 from onnxprune.clock import Clock
 from onnxprune.engine import cost
 from onnxprune.engine.coupling import Coupling, couple
+from onnxprune.engine.frontier import samples_at_once
 from onnxprune.errors import UsageError
 from onnxprune.graph.flat import look_into
 from onnxprune.graph.inputs import specs
 from onnxprune.graph.model import Source
 from onnxprune.graph.trace import trace
-from onnxprune.refit.frontier import samples_at_once
 
 __all__ = ["DataLike", "DataSource", "ModelLike", "coupled", "opened", "processors"]
 

@@ -22,12 +22,12 @@ from onnxprune.calibration import Calibration, PictureOptions
 from onnxprune.calibration.labelled import Labels
 from onnxprune.clock import Clock
 from onnxprune.engine import cost
+from onnxprune.engine.frontier import Feed
 from onnxprune.errors import DataError, RunError, TargetError, UsageError, quote
 from onnxprune.graph.runtime import provider_names
 from onnxprune.opening import opened_study
 from onnxprune.options import Choices, Options, checked, options_of
 from onnxprune.plan import Plan
-from onnxprune.refit.frontier import Feed
 from onnxprune.reports.curve import FILE, Point, Sweep
 from onnxprune.reports.records import read, write
 from onnxprune.reports.report import SensitivityRow

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune.refit import frontier
+from onnxprune.engine import frontier
 
 MS = "com.microsoft"
 Step = tuple[str, list[str], list[str], dict[str, Any]]

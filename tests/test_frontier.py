@@ -12,12 +12,12 @@ import pytest
 from hostile import floats, model_of, tensor
 
 import onnxprune
+from onnxprune.engine import frontier
 from onnxprune.engine.coupling import Coupling, couple
+from onnxprune.engine.frontier import Frontier, Live, Spool, samples_at_once
 from onnxprune.graph.model import load
 from onnxprune.graph.runtime import provider_names
 from onnxprune.graph.trace import trace
-from onnxprune.refit import frontier
-from onnxprune.refit.frontier import Frontier, Live, Spool, samples_at_once
 
 MODELS = Path(__file__).parent.parent / "models"
 

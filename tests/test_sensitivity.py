@@ -15,9 +15,9 @@ from onnxprune.allocation.divergence import divergence, relative_error
 from onnxprune.allocation.sensitivity import Sensitivity, divided, ladder, measure
 from onnxprune.allocation.suffix import Change, Suffix
 from onnxprune.engine.coupling import Coupling, couple
+from onnxprune.engine.frontier import Feed, Frontier, Spool
 from onnxprune.engine.units import Units, find_units
 from onnxprune.graph.trace import trace
-from onnxprune.refit.frontier import Feed, Frontier, Spool
 
 CPU = ("CPUExecutionProvider",)
 RNG = np.random.default_rng(7)

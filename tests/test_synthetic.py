@@ -11,11 +11,11 @@ import onnxruntime as ort
 import pytest
 
 from onnxprune.calibration import PictureOptions, open_calibration
+from onnxprune.calibration.synthetic import dead_leaves, synthetic
 from onnxprune.errors import UsageError
 from onnxprune.graph import inputs
 from onnxprune.graph.inputs import InputSpec
 from onnxprune.graph.model import load
-from onnxprune.synthetic import dead_leaves, synthetic
 
 F32 = np.dtype(np.float32)
 I64 = np.dtype(np.int64)

@@ -14,12 +14,12 @@ from onnxprune.allocation.budget import Budget
 from onnxprune.allocation.choosing import Way
 from onnxprune.allocation.counts import foretold
 from onnxprune.allocation.divergence import relative_error
+from onnxprune.allocation.mending import Chosen
 from onnxprune.allocation.sensitivity import Sensitivity
 from onnxprune.engine.cut import cut
+from onnxprune.engine.frontier import Feed
 from onnxprune.graph.model import Source
 from onnxprune.graph.running import ready, run_all
-from onnxprune.refit.frontier import Feed
-from onnxprune.refit.mending import Chosen
 
 __all__ = ["SAMPLES", "Contender", "promising", "winner"]
 

@@ -18,8 +18,8 @@ from onnxprune.allocation.suffix import Change, Suffix
 from onnxprune.allocation.trials import Trial, Trials
 from onnxprune.criteria.scoring import Scores
 from onnxprune.engine.cost import batch_size, node_macs
+from onnxprune.engine.frontier import Feed, Frontier, Spool
 from onnxprune.engine.units import Units
-from onnxprune.refit.frontier import Feed, Frontier, Spool
 from onnxprune.refit.realign import realigned
 
 Progress = Callable[[int, int], None]

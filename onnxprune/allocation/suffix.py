@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune.engine.coupling import Coupling
+from onnxprune.engine.frontier import Feed, Frontier, Spool, bias_name, inputs_of
 from onnxprune.graph.constants import is_constant
 from onnxprune.graph.runtime import open_session, run
-from onnxprune.refit.frontier import Feed, Frontier, Spool, bias_name, inputs_of
 
 MOST_BYTES = 1 << 30  # of constants in one session; a message ends at twice as much
 

@@ -15,13 +15,13 @@ from onnxprune.allocation.suffix import Change
 from onnxprune.criteria.scoring import Scores
 from onnxprune.engine.coupling import Use
 from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.frontier import Feed, Frontier, Spool, bias_name
 from onnxprune.engine.labels import Array
+from onnxprune.engine.layers import Layer, find_layers
 from onnxprune.engine.units import Units
 from onnxprune.ops.zero_points import blank
 from onnxprune.refit import pairs
-from onnxprune.refit.frontier import Feed, Frontier, Spool, bias_name
 from onnxprune.refit.gathering import bias_of, gather
-from onnxprune.refit.layers import Layer, find_layers
 from onnxprune.refit.moments import Floats, Moments, refit
 from onnxprune.refit.obs import Problem, eliminate
 from onnxprune.refit.pairs import Pair, Products

@@ -13,13 +13,13 @@ import onnx_ir as ir
 
 from onnxprune.allocation.budget import Budget, Limit
 from onnxprune.allocation.choosing import Ground
+from onnxprune.allocation.mending import Chosen
 from onnxprune.engine import cost
 from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.layers import Bias, find_layers
 from onnxprune.graph.model import Source, save
 from onnxprune.refit.compensation import Compensated, apply
-from onnxprune.refit.layers import Bias, find_layers
-from onnxprune.refit.mending import Chosen
 
 __all__ = ["Scales", "written_size"]
 

@@ -47,7 +47,7 @@ def open_calibration(
     `samples`, in stored order; readers, iterables and test data give their first ones, which are kept on disk.
 
     Args:
-        data: the data; None makes some up (see `onnxprune.synthetic`).
+        data: the data; None makes some up (see `onnxprune.calibration.synthetic`).
         specs: what the model takes, from `onnxprune.inputs.specs`.
         samples: how many to take at most, None for `DEFAULT_SAMPLES`.
         batch: how many to feed at once, unless the model declares its batch.
@@ -65,7 +65,7 @@ def open_calibration(
         raise DataError("the model has no inputs, so that there is nothing to calibrate on: leave the data out")
     wanted = count(samples)
     if data is None:
-        from onnxprune.synthetic import synthetic
+        from onnxprune.calibration.synthetic import synthetic
 
         return synthetic(specs, wanted, seed, batch=batch, shapes=shapes, pictures=pictures)
     place = layout(specs)

@@ -11,9 +11,9 @@ from onnxprune.criteria import OnOutputs
 from onnxprune.criteria.kinds import Scores
 from onnxprune.engine.cut import masked
 from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.frontier import Feed
 from onnxprune.engine.units import Units
 from onnxprune.graph.running import Outputs, ready, run_all
-from onnxprune.refit.frontier import Feed
 
 BATCHES = 4
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from onnxprune.criteria import Inputs, OnInputs
 from onnxprune.criteria.kinds import Scores
+from onnxprune.engine.frontier import Frontier, Spool
 from onnxprune.engine.labels import Array
+from onnxprune.engine.layers import Layer, find_layers
 from onnxprune.engine.units import Group, Units
 from onnxprune.graph.constants import constants
-from onnxprune.refit.frontier import Frontier, Spool
-from onnxprune.refit.layers import Layer, find_layers
 
 MOST_CELLS = 4096  # beyond that no covariance is formed
 MOST_ROWS = 1 << 17  # positions that a covariance is formed from

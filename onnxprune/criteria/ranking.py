@@ -10,8 +10,8 @@ from onnxprune.criteria.activations import rank_by_inputs
 from onnxprune.criteria.magnitude import l1
 from onnxprune.criteria.scoring import Scores, has_scales, score
 from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.frontier import Feed
 from onnxprune.engine.units import Units
-from onnxprune.refit.frontier import Feed
 
 MOST_NAMES = 5
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.criteria.scoring import Scores
 from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cutting import Cutting
-from onnxprune.engine.units import Units
+from onnxprune.engine.units import Floats, Units
 from onnxprune.graph.constants import constants
 from onnxprune.ops import Node, Unsupported, lookup
 from onnxprune.ops.registry import Shape
@@ -90,7 +89,7 @@ def parameters(model: ir.Model) -> int:
     )
 
 
-def per_unit(units: Units) -> tuple[Scores, Scores]:
+def per_unit(units: Units) -> tuple[Floats, Floats]:
     """Returns for each group the MACs and the parameters that one of its units takes along, all else uncut."""
     coupling = units.coupling
     nodes_of: list[set[int]] = [set() for _ in units.groups]

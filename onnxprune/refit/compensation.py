@@ -18,15 +18,15 @@ import onnx_ir as ir
 from onnxprune.criteria.scoring import Scores
 from onnxprune.engine.coupling import Use
 from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.frontier import Feed, Frontier, Spool
 from onnxprune.engine.labels import Array
+from onnxprune.engine.layers import Bias, Layer, find_layers
 from onnxprune.engine.tensors import Tensor
 from onnxprune.engine.units import Units
 from onnxprune.graph.constants import constants
 from onnxprune.graph.edit import add_constant, replace_constant
 from onnxprune.ops.zero_points import blank
-from onnxprune.refit.frontier import Feed, Frontier, Spool
 from onnxprune.refit.gathering import bias_of, gather
-from onnxprune.refit.layers import Bias, Layer, find_layers
 from onnxprune.refit.moments import Bools, Floats, Moments, refit_safely
 from onnxprune.refit.realign import realigned
 from onnxprune.refit.selection import Selection

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.engine.frontier import Frontier
+from onnxprune.engine.layers import Layer
 from onnxprune.ops.linear import Linear
-from onnxprune.refit.frontier import Frontier
-from onnxprune.refit.layers import Layer
 from onnxprune.refit.moments import Moments
 
 SHARE = 0.25  # of the positions of a convolution or sequence

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.engine.frontier import Feed, Frontier, inputs_of
 from onnxprune.engine.labels import Array
+from onnxprune.engine.layers import Layer
 from onnxprune.engine.units import Units
 from onnxprune.graph.runtime import open_session, run
-from onnxprune.refit.frontier import Feed, Frontier, inputs_of
-from onnxprune.refit.layers import Layer
 from onnxprune.refit.obs import Problem
 
 RIDGES = (1e-4, 1e-2, 1.0)

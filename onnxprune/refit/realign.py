@@ -15,10 +15,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.engine.coupling import Coupling
+from onnxprune.engine.frontier import Frontier, Spool
 from onnxprune.graph.constants import constants
 from onnxprune.graph.edit import replace_constant
 from onnxprune.ops.normalization import in_training
-from onnxprune.refit.frontier import Frontier, Spool
 
 MEAN, VARIANCE = 3, 4  # inputs of BatchNormalization
 

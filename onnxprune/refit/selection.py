@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.criteria.scoring import Scores
+from onnxprune.engine.frontier import Frontier
 from onnxprune.engine.labels import Array
+from onnxprune.engine.layers import Layer
 from onnxprune.engine.units import Units
 from onnxprune.refit import pairs
-from onnxprune.refit.frontier import Frontier
 from onnxprune.refit.gathering import MOST_FEATURES, gather
-from onnxprune.refit.layers import Layer
 from onnxprune.refit.moments import Moments
 from onnxprune.refit.obs import Problem, eliminate
 from onnxprune.refit.pairs import Mix, Pair

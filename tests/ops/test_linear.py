@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.engine.coupling import couple
+from onnxprune.engine.layers import Layer, find_layers
 from onnxprune.graph.model import load
 from onnxprune.graph.runtime import provider_names
 from onnxprune.graph.trace import trace
-from onnxprune.refit.layers import Layer, find_layers
 
 MS = "com.microsoft"
 

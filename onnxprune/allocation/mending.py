@@ -10,11 +10,11 @@ import numpy as np
 from onnxprune.allocation.counts import least_important
 from onnxprune.criteria.ranking import rank_by_data, rank_by_weights
 from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.frontier import Feed
 from onnxprune.engine.labels import Array
 from onnxprune.engine.sizes import Rewrite, rewrite_sizes
 from onnxprune.options import Options
 from onnxprune.refit.compensation import Compensated, apply, compensate
-from onnxprune.refit.frontier import Feed
 
 __all__ = ["Chosen", "mend"]
 
