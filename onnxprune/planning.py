@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ def decide(
         units: the units of the coupling, where they are known.
     """
     stuck: list[int] = []
+    failures: Counter[int] = Counter()
     for _ in range(ROUNDS):
         units = units or find_units(coupling)
         cutting = Cutting(units, choose(units))
@@ -36,12 +38,30 @@ def decide(
         if not rewrite.failed:
             return cutting, rewrite, tuple(stuck)
         for index, why in rewrite.failed.items():
-            for node in [index] if index not in stuck else sorted(_sources(coupling, index)):
+            failures[index] += 1
+            for node in sorted(_at_fault(coupling, index, failures[index])):
                 freeze_node(coupling, node, why)
                 stuck.append(node)
         units = None
     nothing = Cutting(find_units(coupling), np.zeros(0, np.int64))
     return nothing, rewrite_sizes(nothing), tuple(stuck)
+
+
+def _at_fault(coupling: Coupling, index: int, failures: int) -> set[int]:
+    """Returns what to freeze as sizes can't follow: the node, then where its sizes come from, then who shares them."""
+    if failures == 1:
+        return {index}
+    sources = _sources(coupling, index)
+    if failures == 2:
+        return sources
+    inputs = {v.name for i in sources for v in coupling.nodes[i].inputs if v is not None}
+    shared = {name for name in inputs if name in coupling.trace.static}
+    reached = set(sources)
+    for i, node in enumerate(coupling.nodes):
+        if any(v is not None and v.name in shared for v in node.inputs):
+            reached.add(i)
+            shared |= {v.name for v in node.outputs if v.name in coupling.trace.static}
+    return reached
 
 
 def _sources(coupling: Coupling, index: int) -> set[int]:

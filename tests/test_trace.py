@@ -151,6 +151,19 @@ def test_sizes_that_hang_together_are_varied_one_by_one() -> None:
     assert c == (True, False)
 
 
+def test_sizes_of_one_kind_are_told_apart() -> None:
+    """Height and width alike in both runs would let one stand for the other."""
+    found = traced([node("Transpose", "x", "y", perm=[0, 1, 3, 2])], {"x": (FLOAT, ["n", 3, "h", "w_"])})
+    _, _, h, w = found.shapes["x"][1]
+    assert h != w
+
+
+def test_sizes_that_must_be_alike_are_so() -> None:
+    found = traced([node("MatMul", "x x", "y")], {"x": (FLOAT, ["n", "h", "w_"])})
+    first, second = found.shapes["x"]
+    assert second[1] == second[2] != first[1]
+
+
 def test_pictures_of_open_size() -> None:
     weights = {"w": np.random.default_rng(1).normal(size=(40, 3, 7, 7)).astype(np.float32)}
     nodes = [node("Conv", "x w", "c", strides=[4, 4]), node("GlobalAveragePool", "c", "y")]

@@ -257,6 +257,7 @@ class _Sizes:
             return
         self.out.edges[index, slot] = static
         self.private.add((index, slot))
+        self.out.attributes.update({(index, attribute): value for attribute, value in need.attributes.items()})
 
     def _apply(self, edits: dict[Edge, dict[int, int]]) -> None:
         for edge, entries in edits.items():

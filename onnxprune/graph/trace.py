@@ -7,6 +7,7 @@ never fetched. Large weights enter as inputs, so that they are neither serialize
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -351,7 +352,7 @@ class _Runner:
         )
 
     def second(self, first: _Run, *, varies: bool) -> _Run:
-        """Return a run where as many dynamic sizes as possible differ from the first one's.
+        """Return a run where as many dynamic sizes as possible differ from the first one's, and from each other.
 
         Without dynamic sizes it is the first run itself, or (`varies`) one on other data.
         """
@@ -363,7 +364,7 @@ class _Runner:
         lengths = [{d: _other(kind, first.sizes[d], k) for d, kind in kinds.items() if kind != "batch"} for k in tries]
         together = [{**batch, **change} for change in lengths]
         best = first
-        for change in (*together, batch, *lengths):
+        for change in (*_apart(kinds, first.sizes), *together, batch, *lengths):
             run = self.attempt({**first.sizes, **change}, self.seed + 1) if change else None
             if run is not None:
                 best = run
@@ -405,6 +406,18 @@ def _written_lengths(known: Constants) -> list[int]:
 
 
 _OTHERS = 5
+
+
+def _apart(
+    kinds: Mapping[model_inputs.Dim, model_inputs.Kind], sizes: Mapping[model_inputs.Dim, int]
+) -> list[dict[model_inputs.Dim, int]]:
+    """Return other sizes that tell sizes of one kind (height and width) apart, none if there is one of each kind."""
+    seen: Counter[model_inputs.Kind] = Counter()
+    change = {}
+    for d, kind in kinds.items():
+        change[d] = sizes[d] + 1 + seen[kind] if kind == "batch" else _other(kind, sizes[d], seen[kind] % _OTHERS)
+        seen[kind] += 1
+    return [change] if max(seen.values(), default=0) > 1 else []
 
 
 def _other(kind: model_inputs.Kind, n: int, k: int) -> int:

@@ -82,15 +82,20 @@ def size_reshape(op: Sized) -> Iterable[Need]:
         if wanted[0].tolist() != list(op.attr("shape")):
             yield Need("shape", wanted[0].tolist())
     elif differs(op, 1, wanted):
-        yield Need(1, tuple(wanted), _static_target(op))
+        yield Need(1, tuple(wanted), _static_target(op), {"allowzero": None} if op.attr("allowzero", 0) else {})
 
 
 def _static_target(op: Sized) -> np.ndarray | None:
-    """Returns a target for every size: numbers, 0 for a copied entry, at most one -1; None where that can't say it."""
+    """Returns a target for every size: numbers, 0 for a copied entry, at most one -1; None where that can't say it.
+
+    Zeros are copies here: `allowzero` goes with the target that it was made for.
+    """
     outs, ins = [op.new_out(0, run) for run in (0, 1)], [op.new(0, run) for run in (0, 1)]
+    if 0 in (*outs[0], *outs[1]):
+        return None
     target = []
     for k, (a, b) in enumerate(zip(*outs, strict=True)):
-        copied = k < len(ins[0]) and (a, b) == (ins[0][k], ins[1][k]) and not op.attr("allowzero", 0)
+        copied = k < len(ins[0]) and (a, b) == (ins[0][k], ins[1][k])
         target.append(a if a == b else 0 if copied else -1)
     return np.array(target, np.int64) if target.count(-1) <= 1 else None
 

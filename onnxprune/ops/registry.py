@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -150,12 +150,14 @@ Output = Tensor | Sequence[Tensor | None]
 class Need:
     """What a node must find in an input that carries sizes (an array for each run), or in an attribute (one value).
 
-    `static` holds for both runs and all others (with 0, 1 or -1 for what varies), where there is such a thing.
+    `static` holds for both runs and all others (with 0, 1 or -1 for what varies), where there is such a thing, once the
+    `attributes` are what they are here (None: not given).
     """
 
     where: int | str
     values: Any
     static: np.ndarray | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

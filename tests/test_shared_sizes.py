@@ -1,0 +1,51 @@
+"""Sizes that several readers share, after cuts that differ between them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hostile import floats, model_of, tensor
+from onnx import helper, numpy_helper
+
+import onnxprune
+
+
+def two_heads(*, turned: bool = False) -> onnx.ModelProto:
+    """Returns two projections that are split into heads of 6 by one computed shape, and merged again.
+
+    Args:
+        turned: the axes that vary come out in another order, which no constant shape can say.
+    """
+    order = ["tokens", "batch"] if turned else ["batch", "tokens"]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["batch"], start=0, end=1),
+        helper.make_node("Shape", ["x"], ["tokens"], start=1, end=2),
+        helper.make_node("Concat", [*order, "two", "six"], ["split"], axis=0),
+    ]
+    for k in (0, 1):
+        nodes += [
+            helper.make_node("MatMul", ["x", f"w{k}"], [f"h{k}"], f"project{k}"),
+            helper.make_node("Reshape", [f"h{k}", "split"], [f"s{k}"], f"split{k}", allowzero=1),
+            helper.make_node("Einsum", [f"s{k}", f"v{k}"], [f"z{k}"], f"merge{k}", equation="abhd,hdo->abo"),
+        ]
+    nodes.append(helper.make_node("Add", ["z0", "z1"], ["y"]))
+    weights = [tensor(f"w{k}", 5, 12, seed=k) for k in (0, 1)] + [tensor(f"v{k}", 2, 6, 3, seed=2 + k) for k in (0, 1)]
+    numbers = [numpy_helper.from_array(np.array([n]), name) for name, n in (("two", 2), ("six", 6))]
+    out = floats("y", "b", "a", 3) if turned else floats("y", "a", "b", 3)
+    return model_of(nodes, [*weights, *numbers], inputs=[floats("x", "a", "b", 5)], outputs=[out])
+
+
+def test_readers_of_one_shape_get_their_own() -> None:
+    options = {"criterion": "l1", "compensate": "none", "max_ratio_per_group": {"w0": 0.34}}
+    result = onnxprune.prune(two_heads(), ratio=0.5, **options)
+    assert [(group.units, group.cut) for group in result.report.groups] == [(6, 2), (6, 3)]
+    assert result.report.validation is not None and len(result.report.validation.sizes) == 2
+
+
+def test_readers_that_cannot_differ_do_not_keep_the_rest_from_going() -> None:
+    """Where one shape must serve both, cutting them differently is no way: they stay, and the plan ends."""
+    with pytest.raises(onnxprune.NothingToPruneError):
+        onnxprune.prune(two_heads(turned=True), ratio=0.5, include=["w1"], criterion="l1", compensate="none")
+    alike = onnxprune.prune(two_heads(turned=True), ratio=0.5, criterion="l1", compensate="none")
+    assert [(group.units, group.cut) for group in alike.report.groups] == [(6, 3), (6, 3)]
