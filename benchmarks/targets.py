@@ -3,7 +3,8 @@
     python benchmarks/targets.py --zoo zoo/               # writes docs/targets.md; tools/export_zoo.py makes zoo/
     python benchmarks/targets.py --folder MODELS --out .  # other models; writes ./targets.md
 
-The models of models/ are calibrated on their pictures, all others on made-up inputs.
+The models of models/ are calibrated on their pictures, all others on made-up inputs; networks of the zoo, whose weights
+are random, are cut uniformly by these.
 
 A target is met if the written file lies at most 1 % above it, and below it by no more than 1 % and the largest unit
 that was cut from. Parameters and bytes are counted here, from the file; MACs are the report's. Where a target is out of
@@ -19,6 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("macs", "params", "size")
 SHARES = (0.7, 0.5, 0.3)
 SLACK = 0.01
+BARE: dict[str, Any] = {"allocation": "uniform", "criterion": "l1", "compensate": "none"}
 ZOO = (
     "keras_mobilenetv2",
     "timm_inception_next_atto",
@@ -41,6 +44,10 @@ ZOO = (
     "transformers_electra",
     "transformers_llama",
     "transformers_segformer",
+)
+ABOUT_ZOO = (
+    "The digits are calibrated on their pictures; networks of the zoo (`python tools/export_zoo.py zoo/` makes them)",
+    "have random weights, by which they are cut uniformly.",
 )
 
 
@@ -87,7 +94,9 @@ def main() -> int:
     for path in paths:
         for kind in KINDS:
             for share in SHARES:
-                rows.append(measure(path, kind, share, args.allocation, args.samples))
+                of_zoo = args.zoo is not None and path.parent == args.zoo
+                how = BARE if of_zoo else {"allocation": args.allocation, "samples": args.samples}
+                rows.append(measure(path, kind, share, **how))
                 print(rows[-1], "" if rows[-1].met else "MISSED", flush=True)
     (args.out / "targets.md").write_text(
         table(rows, args.allocation, args.samples, zoo=args.zoo is not None), encoding="utf-8"
@@ -95,7 +104,7 @@ def main() -> int:
     return int(not all(row.met for row in rows))
 
 
-def measure(path: Path, kind: str, share: float, allocation: str, samples: int) -> Row:
+def measure(path: Path, kind: str, share: float, **how: Any) -> Row:
     """Returns what becomes of a target on a model."""
     calibration = ROOT / "models" / "digits.npz" if path.parent == ROOT / "models" else None
     with tempfile.TemporaryDirectory() as folder:
@@ -104,11 +113,10 @@ def measure(path: Path, kind: str, share: float, allocation: str, samples: int) 
             report = onnxprune.prune(
                 path,
                 target={kind: share},
-                allocation=allocation,
                 calibration=calibration,
-                samples=samples,
                 output=out,
                 validate=False,
+                **how,
             ).report
         except (TargetError, NothingToPruneError) as error:
             found = re.search(r"best that can be had is (\S+?);", str(error))
@@ -149,10 +157,9 @@ def table(rows: Sequence[Row], allocation: str, samples: int, *, zoo: bool) -> s
         "# Targets",
         "",
         f"Made by `{command}`: allocation {allocation}, {samples} calibration inputs,",
-        "all else by default. The digits are calibrated on their pictures; networks of the zoo have random weights",
-        "(`python tools/export_zoo.py zoo/` makes them) and get made-up inputs. Cells are what the written file has of",
-        "the original, in %; parameters and bytes are counted from the file. Where a target is out of reach, the cell",
-        "says what can be had (the command ends with code 6).",
+        "all else by default. Cells are what the written file has of the original, in %; parameters and bytes are",
+        "counted from the file. Where a target is out of reach, the cell says what can be had (exit code 6).",
+        *(ABOUT_ZOO if zoo else ()),
         "",
         "| model | target | " + " | ".join(f"{share:g}" for share in SHARES) + " |",
         "|---|---|" + "---|" * len(SHARES),
