@@ -45,7 +45,12 @@ class Aim:
         Raises:
             TargetError: there is none.
         """
-        return self._best().chosen
+        study, best = self.study, self._best()
+        trial = study.scales.as_refitted(best.chosen)
+        measured = self._measured(trial, lambda: study.finished(trial, self.asked).model)
+        if best.budget.excess_of(measured) > TOLERANCE:
+            raise out_of_reach(study.ground(trial.cutting.units), best.budget, measured)
+        return best.chosen
 
     def met(self) -> Cut:
         """Returns the cut and mended model that holds the limits.

@@ -9,6 +9,7 @@ from hostile import floats, model_of, tensor
 from onnx import helper, numpy_helper
 
 import onnxprune
+from onnxprune import planning
 
 
 def two_heads(*, turned: bool = False) -> onnx.ModelProto:
@@ -49,3 +50,11 @@ def test_readers_that_cannot_differ_do_not_keep_the_rest_from_going() -> None:
         onnxprune.prune(two_heads(turned=True), ratio=0.5, include=["w1"], criterion="l1", compensate="none")
     alike = onnxprune.prune(two_heads(turned=True), ratio=0.5, criterion="l1", compensate="none")
     assert [(group.units, group.cut) for group in alike.report.groups] == [(6, 3), (6, 3)]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_target_that_sizes_keep_out_of_reach_is_said_to_be(dry_run: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "ROUNDS", 0)  # as if no cut were found whose sizes can follow
+    options = {"criterion": "l1", "compensate": "none", "allocation": "uniform"}
+    with pytest.raises(onnxprune.TargetError, match="macs"):
+        onnxprune.prune(two_heads(), target={"macs": 0.8}, dry_run=dry_run, **options)
