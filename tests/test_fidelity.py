@@ -135,3 +135,16 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         interval = of(*drawn(60, 4, seed=seed)).intervals["relative_error"]
         covered += interval.low <= truth <= interval.high
     assert 85 <= covered <= 99
+
+
+def test_blocks_of_many_samples_give_the_intervals_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples in the order of their classes, as labelled data often are: blocks must not be of one kind."""
+    a, b = drawn(6000, 5)
+    b[:3000] += 0.5 * a[:3000]
+    found = of(a, b, 500)
+    monkeypatch.setattr("onnxprune.proof.fidelity.MOST_DRAWN", len(a))
+    one_by_one = of(a, b, 500)
+    for name, interval in found.intervals.items():
+        wanted = one_by_one.intervals[name]
+        assert interval.high - interval.low == pytest.approx(wanted.high - wanted.low, rel=0.15)
+        assert interval.low == pytest.approx(wanted.low, abs=0.15 * (wanted.high - wanted.low))
