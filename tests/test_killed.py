@@ -104,7 +104,7 @@ def test_a_run_that_is_killed_leaves_nothing_if_somebody_waits_for_it(tmp_path: 
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from onnxprune import model, unfinished\n"
+        "from onnxprune.graph import model, unfinished\n"
         "source = model.load(sys.argv[1])\n"
         "with unfinished.journal_to(Path(sys.argv[2])):\n"
         "    model.save(source.model, Path('out.onnx'), external=True, check=lambda path: os.kill(os.getpid(), 9))\n"

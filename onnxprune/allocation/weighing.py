@@ -49,7 +49,8 @@ class Scales:
             rest: by kind, what a written file was found to have beyond what was expected of it.
         """
         tally = ground.tally
-        left = {"macs": tally.macs, "params": tally.weights, "size": tally.nbytes}
+        beside = self.source.size - tally.nbytes((0,) * len(ground.units.groups))  # nodes, names, metadata
+        left = {"macs": tally.macs, "params": tally.weights, "size": lambda counts: tally.nbytes(counts) + beside}
         full = {
             "macs": float(cost.macs(self.coupling)),
             "params": float(cost.parameters(self.source.model)),
