@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Returns the plan as JSON, the same text for the same plan."""
-        return json.dumps({"onnxprune_plan": VERSION, **asdict(self)}, indent=1, sort_keys=True) + "\n"
+        return json.dumps({"onnxprune_plan": VERSION, **vars(self)}, default=vars, indent=1, sort_keys=True) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan."""

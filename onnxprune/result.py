@@ -18,7 +18,7 @@ from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.proof.validation import Judge
 from onnxprune.reports.findings import collapse_warnings, frozen_rows, group_rows, notes, number_warnings
-from onnxprune.reports.report import Count, LatencyChange, Report, SensitivityRow, Validation
+from onnxprune.reports.report import Count, LatencyChange, Report, Validation
 from onnxprune.study import Cut, Study
 from onnxprune.task import Task
 
@@ -111,7 +111,7 @@ def assembled(study: Study, found: Cut, options: Options) -> Report:
         notes=(*notes(cutting), *weight_notes(cutting, options.criterion), *found.chosen.notes),
         warnings=tuple(warnings),
         seconds=dict(study.clock.seconds),
-        sensitivity=tuple(SensitivityRow(c.name, c.units, c.counts, c.divergence) for c in known if len(c.counts) > 1),
+        sensitivity=tuple(c for c in known if len(c.counts) > 1),
     )
 
 

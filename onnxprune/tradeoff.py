@@ -17,7 +17,7 @@ from typing import Any, Unpack
 from onnxprune import __version__
 from onnxprune.aim import Aim
 from onnxprune.allocation.budget import Limit
-from onnxprune.allocation.sensitivity import Curve, Sensitivity
+from onnxprune.allocation.sensitivity import Sensitivity
 from onnxprune.calibration import Calibration, PictureOptions
 from onnxprune.calibration.labelled import Labels
 from onnxprune.clock import Clock
@@ -175,11 +175,7 @@ class _Run:
 
     def _rows(self) -> tuple[SensitivityRow, ...]:
         known = self.study.known
-        return (
-            ()
-            if known is None
-            else tuple(SensitivityRow(c.name, c.units, c.counts, c.divergence) for c in known.curves)
-        )
+        return () if known is None else known.curves
 
     # ---------------------------------------------------------------- going on
     def _begun(self) -> Sweep:
@@ -216,8 +212,7 @@ class _Run:
                 f"{quote(str(path), 300)} is a sweep of {_difference(old, new)}: give another folder (-o), or remove it"
             )
         if old.sensitivity:
-            curves = tuple(Curve(row.name, row.units, row.counts, row.divergence) for row in old.sensitivity)
-            study.known = Sensitivity(curves, 0)
+            study.known = Sensitivity(old.sensitivity, 0)
         return replace(new, points=old.points)
 
     def _key(self) -> str:

@@ -11,10 +11,11 @@ import pytest
 
 from onnxprune.allocation.counts import by_importance, by_sensitivity
 from onnxprune.allocation.knapsack import Counts, solve
-from onnxprune.allocation.sensitivity import Curve, Sensitivity
+from onnxprune.allocation.sensitivity import Sensitivity
 from onnxprune.engine.coupling import couple
 from onnxprune.engine.units import Units, find_units
 from onnxprune.graph.trace import trace
+from onnxprune.reports.report import SensitivityRow
 
 SIZES = (6, 10, 8)
 ONES, MOST = (1, 1, 1), (5, 9, 7)
@@ -33,7 +34,7 @@ def curves(*shapes: tuple[float, float]) -> Sensitivity:
     rows = []
     for n, (scale, power) in zip(SIZES, shapes, strict=True):
         counts = tuple(range(n))
-        rows.append(Curve(f"g{n}", n, counts, tuple(scale * (c / n) ** power for c in counts)))
+        rows.append(SensitivityRow(f"g{n}", n, counts, tuple(scale * (c / n) ** power for c in counts)))
     return Sensitivity(tuple(rows), 64)
 
 
@@ -70,7 +71,7 @@ def test_a_group_that_costs_nothing_goes_first() -> None:
 
 def test_a_group_that_was_not_measured_stays() -> None:
     measured = curves((1, 1), (1, 1), (1, 1))
-    measured = Sensitivity((*measured.curves[:2], Curve("g8", 8, (0,), (0.0,))), 64)
+    measured = Sensitivity((*measured.curves[:2], SensitivityRow("g8", 8, (0,), (0.0,))), 64)
     found = by_sensitivity(measured, lambda c: left(c) / 0.7 - 1, steps=ONES, most=MOST)
     assert found is not None
     assert found[2] == 0
@@ -98,8 +99,8 @@ def test_a_budget_that_holds_already_cuts_nothing() -> None:
 
 
 def test_noise_in_a_measurement_never_makes_a_deeper_cut_look_cheaper() -> None:
-    dip = Curve("a", 4, (0, 1, 2, 3), (0.0, 0.5, 0.1, 0.6))
-    flat = Curve("b", 4, (0, 1, 2, 3), (0.0, 0.2, 0.4, 0.6))
+    dip = SensitivityRow("a", 4, (0, 1, 2, 3), (0.0, 0.5, 0.1, 0.6))
+    flat = SensitivityRow("b", 4, (0, 1, 2, 3), (0.0, 0.2, 0.4, 0.6))
     found = by_sensitivity(Sensitivity((dip, flat), 64), lambda c: 2.0 - sum(c), steps=(1, 1), most=(3, 3))
     assert found == (0, 2)
 

@@ -20,13 +20,20 @@ from onnxprune.allocation.budget import Budget, Limit
 from onnxprune.allocation.contest import Contender, promising
 from onnxprune.allocation.counts import foretold
 from onnxprune.allocation.mending import Chosen
-from onnxprune.allocation.sensitivity import Curve, Sensitivity
+from onnxprune.allocation.sensitivity import Sensitivity
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.sizes import rewrite_sizes
 from onnxprune.engine.units import Units
+from onnxprune.reports.report import SensitivityRow
 
 CPU = ("CPUExecutionProvider",)
-LOSSES = Sensitivity((Curve("a", 32, (0, 16, 31), (0.0, 0.04, 1.0)), Curve("b", 32, (0, 16, 31), (0.0, 0.01, 1.0))), 8)
+LOSSES = Sensitivity(
+    (
+        SensitivityRow("a", 32, (0, 16, 31), (0.0, 0.04, 1.0)),
+        SensitivityRow("b", 32, (0, 16, 31), (0.0, 0.01, 1.0)),
+    ),
+    8,
+)
 
 
 def contender(units: Units, *counts: int) -> Contender:

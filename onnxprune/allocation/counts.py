@@ -15,7 +15,8 @@ from onnxprune.engine.labels import Array
 from onnxprune.engine.units import Group, Units
 
 if TYPE_CHECKING:
-    from onnxprune.allocation.sensitivity import Curve, Sensitivity
+    from onnxprune.allocation.sensitivity import Sensitivity
+    from onnxprune.reports.report import SensitivityRow
 
 ADDITIONS = {"Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "FusedConv", "QLinearAdd"}
 
@@ -194,7 +195,7 @@ def foretold(sensitivity: Sensitivity, counts: Counts) -> float:
     return sum(float(_loss(curve, np.array(count))) for curve, count in zip(sensitivity.curves, counts, strict=True))
 
 
-def _loss(curve: Curve, counts: Array) -> np.ndarray:
+def _loss(curve: SensitivityRow, counts: Array) -> np.ndarray:
     """Returns what a group costs the outputs at counts; between measured levels its square root is a line."""
     level = np.sqrt(np.maximum.accumulate(curve.divergence))
     return np.asarray(np.interp(counts, curve.counts, level) ** 2)

@@ -21,6 +21,7 @@ from onnxprune.engine.cost import batch_size, node_macs
 from onnxprune.engine.frontier import Feed, Frontier, Spool
 from onnxprune.engine.units import Units
 from onnxprune.refit.realign import realigned
+from onnxprune.reports.report import SensitivityRow
 
 Progress = Callable[[int, int], None]
 
@@ -32,33 +33,15 @@ HELD_EVERY = 4  # one batch in so many is held out
 
 
 @dataclass(frozen=True)
-class Curve:
-    """What one group costs the outputs.
-
-    Attributes:
-        name: the group's.
-        units: how many it has.
-        counts: how many are cut at each level, rising from 0.
-        divergence: the outputs' squared relative error (`divergence.relative_error`) at each level, with that group
-            alone cut and its consumers refitted.
-    """
-
-    name: str
-    units: int
-    counts: tuple[int, ...]
-    divergence: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Sensitivity:
     """What every group costs the outputs; groups that were not tried have the level 0 only.
 
     Attributes:
-        curves: one for each group.
+        curves: one for each group; what diverges is `divergence.relative_error`.
         samples: held-out inputs that were measured on.
     """
 
-    curves: tuple[Curve, ...]
+    curves: tuple[SensitivityRow, ...]
     samples: int
 
 
@@ -117,7 +100,7 @@ def measure(
     finally:
         spool.close()
     curves = (
-        Curve(group.name, len(group), (0, *ladders.get(g, ())), (0.0, *measured.get(g, ())))
+        SensitivityRow(group.name, len(group), (0, *ladders.get(g, ())), (0.0, *measured.get(g, ())))
         for g, group in enumerate(units.groups)
     )
     return Sensitivity(tuple(curves), sum(_samples(b) for b in held))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.common import EXIT_CODES, check_written, provided, reported, working, write_reports
+from onnxprune.cli.common import EXIT_CODES, as_json, check_written, provided, reported, working, write_reports
 from onnxprune.cli.config import Configured
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Seed of made-up inputs."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@as_json
 def bench(original: Path, pruned: Path, reports: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Time ORIGINAL and PRUNED in turns, as they are served, and say what can be said about it.
 

@@ -41,6 +41,7 @@ provided = click.option(
     multiple=True,
     help="Execution provider: cpu (default), cuda, ...; may be repeated, in order.",
 )
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 def selection(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +56,7 @@ def selection(command: Callable[..., Any]) -> Callable[..., Any]:
         provided,
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N",
                      help="Seed of every random draw."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+        as_json,
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.common import EXIT_CODES, check_written, write_reports
+from onnxprune.cli.common import EXIT_CODES, as_json, check_written, write_reports
 from onnxprune.cli.config import Configured
 from onnxprune.reports.formats import add_to_summary
 
@@ -92,7 +92,7 @@ def limits_of(given: dict[str, Any]) -> Limits:
     metavar="PATH",
     help="Write the verdict: .html, .json, .md or .xml (JUnit); may be repeated.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@as_json
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def gate(
     reports: tuple[Path, ...], written: tuple[Path, ...], measured: bool, as_json: bool, quiet: bool, **options: Any

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.cli.common import EXIT_CODES, name_of, same_file
+from onnxprune.cli.common import EXIT_CODES, as_json, name_of, same_file
 from onnxprune.cli.limits import Limited
 from onnxprune.errors import UsageError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="Write the plan of a step: which units went, and the indices that were kept (--apply replays it).",
 )
 @click.option("--step", type=click.IntRange(1), metavar="K", help="Which step's plan; default: the last one.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@as_json
 def history(model: Path, plan_path: Path | None, step: int | None, as_json: bool) -> None:
     """Show the prunings that MODEL remembers in its metadata: figures, options, and what each was made from."""
     if step is not None and plan_path is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli.asking import data, pictured
-from onnxprune.cli.common import EXIT_CODES, check_written, provided, reported, working, write_reports
+from onnxprune.cli.common import EXIT_CODES, as_json, check_written, provided, reported, working, write_reports
 from onnxprune.cli.config import Configured
 from onnxprune.cli.errors import to_stderr
 from onnxprune.cli.gate import conclude, limits, limits_of
@@ -39,7 +39,7 @@ _PATH = click.Path(path_type=Path)
 )
 @limits(speedup=False)
 @reported
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@as_json
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every class, every output and the stages.")
 def validate(

@@ -35,10 +35,6 @@ class Tensor:
         """Returns whether an array spans `axis`."""
         return self.on(axis) is not None
 
-    def without_labels(self) -> Tensor:
-        """Returns the same shape, every axis fixed."""
-        return Tensor(self.shape)
-
 
 def spans(array: Array) -> tuple[int, ...]:
     """Returns the axes that a label array spans."""

@@ -48,6 +48,21 @@ REAL_MACS = 10**11  # on real ones, which say more
 REAL_SAMPLES, FEWEST_REAL = 256, 16
 
 
+@dataclass(frozen=True, eq=False)
+class _Dense:
+    """The original as it runs.
+
+    Attributes:
+        runner: its session.
+        outputs: what it computes at each different size.
+        noise: how far it alone moves from the CPU to the providers; None on the CPU.
+    """
+
+    runner: Runner
+    outputs: list[Outputs]
+    noise: float | None
+
+
 @dataclass(eq=False)
 class Judge:
     """Compares pruned models with one original and one cut.
@@ -78,25 +93,10 @@ class Judge:
         return proof_feeds(self.cutting.coupling, self.seed)
 
     @cached_property
-    def reference(self) -> list[Outputs]:
-        """What the original computes at each different size."""
-        try:
-            with ready(self.original, self.external) as subject:
-                return run_all(subject, self.feeds, self.providers)
-        except RunError as error:
-            raise ModelError(f"on inputs of its declared types {error}") from error
-
-    @cached_property
     def expected(self) -> list[Outputs]:
         """What the masked original computes at each different size."""
         with ready(masked(self.cutting), self.external) as subject:
             return run_all(subject, self.feeds, self.providers)
-
-    @cached_property
-    def noise(self) -> float | None:
-        """How far the original alone moves from the CPU to the providers; None on the CPU."""
-        with ready(self.original, self.external) as subject:
-            return noise_floor(subject, self.feeds, self.reference, self.providers)
 
     def judge(self, subject: Path | ir.Model) -> Validation:
         """Returns what was measured on a pruned model.
@@ -104,16 +104,15 @@ class Judge:
         Raises:
             ValidationError: it is invalid, does not run, or computes something else than the masked original.
         """
-        noise = self.noise  # before anything is said of the pruned model
         samples = fidelity_feeds(self.cutting.coupling, self.data, self.seed)
         error, tolerance = None, TOLERANCE
         places: tuple[Placement, ...] = ()
-        with self._opened(subject) as (target, runner), ready(self.original, self.external) as original:
+        with self._dense() as dense, self._opened(subject) as (target, runner):
             if self.exact:
-                error, tolerance = self._proved([runner(feed) for feed in self.feeds], noise)
+                error, tolerance = self._proved(runner, dense)
             if off_cpu(self.providers):
                 places = placement(target, self.feeds[0], self.providers)
-            found, unlike = fidelity(pairs(samples, Runner(original, self.providers), runner))
+            found, unlike = fidelity(pairs(samples, dense.runner, runner))
         return Validation(
             provider=self.providers,
             error=error,
@@ -123,7 +122,7 @@ class Judge:
             inputs="made-up inputs" if self.data is None else self.data.source,
             made_up=self.data is None or self.data.synthetic,
             held_out=self.data is None or self.held_out,
-            noise=noise,
+            noise=dense.noise,
             placement=places,
             unlike=unlike,
         )
@@ -134,8 +133,25 @@ class Judge:
         Raises:
             ValidationError: it is not so.
         """
-        with self._opened(subject) as (_, runner):
-            self._proved([runner(feed) for feed in self.feeds], self.noise)
+        with self._dense() as dense, self._opened(subject) as (_, runner):
+            self._proved(runner, dense)
+
+    @contextmanager
+    def _dense(self) -> Iterator[_Dense]:
+        """Lends the original, run; before that the masked one is, so that three models are never open at once.
+
+        Raises:
+            ModelError: where the original does not run, the pruned one is not to blame.
+        """
+        with ready(self.original, self.external) as subject:
+            try:
+                _ = self.exact and self.expected
+                runner = Runner(subject, self.providers)
+                outputs = [runner(feed) for feed in self.feeds]
+                noise = noise_floor(subject, self.feeds, outputs, self.providers)
+            except RunError as error:
+                raise ModelError(f"on inputs of its declared types {error}") from error
+            yield _Dense(runner, outputs, noise)
 
     @contextmanager
     def _opened(self, subject: Path | ir.Model) -> Iterator[tuple[Subject, Runner]]:
@@ -144,7 +160,6 @@ class Judge:
         Raises:
             ValidationError: it is invalid, or does not run.
         """
-        _ = self.reference  # where the original does not run, the pruned one is not to blame
         try:
             check_structure(subject, self.original)
             with ready(subject, self.external) as target:
@@ -158,18 +173,19 @@ class Judge:
                 f"the pruned model does not run ({first_line(failure)}); nothing was written, please report this model"
             ) from failure
 
-    def _proved(self, found: Sequence[Outputs], noise: float | None) -> tuple[float, float]:
+    def _proved(self, runner: Runner, dense: _Dense) -> tuple[float, float]:
         """Returns the largest difference from the masked original, and what is allowed.
 
         Raises:
             ValidationError: it is more.
         """
-        error = max(difference(m, f, r) for m, f, r in zip(self.expected, found, self.reference, strict=True))
+        found = (runner(feed) for feed in self.feeds)
+        error = max(difference(m, f, d) for m, f, d in zip(self.expected, found, dense.outputs, strict=True))
         allowed = base_tolerance(self.cutting)
         if error > allowed:
             with ready(masked(self.cutting), self.external) as subject:
                 own = own_noise(subject, self.feeds, self.expected, self.providers)
-            allowed = max(allowed, NOISE_FACTOR * max(own, noise or 0.0))
+            allowed = max(allowed, NOISE_FACTOR * max(own, dense.noise or 0.0))
         if not error <= allowed:
             raise ValidationError(
                 f"the pruned model differs from the masked original by {error:.1e} (allowed {allowed:.1e}); "
