@@ -18,6 +18,12 @@ from onnxprune.engine.labels import Array, Labels, Reason
 
 Zero = Literal["all", "any", "first", "none"]
 
+MEETS = "meets a value of which everything stays along this axis"
+JOINED = "concatenated with channels that stay"
+UNFED = "its input channels all stay"
+FOLLOWS = frozenset({MEETS, JOINED, UNFED})
+"""Reasons that say what a node met, and not why that stays."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
@@ -134,9 +140,7 @@ class Verbs:
         shape = tuple(int(n) for n in np.broadcast_shapes(*(t.shape for t in lifted)))
         while mixed := [k for k in range(rank) if _meets_fixed(lifted, k)]:  # a tie can fix other axes of its array
             for axis in mixed:
-                lifted = [
-                    self.tie(t, axis, why="meets a value of which everything stays along this axis") for t in lifted
-                ]
+                lifted = [self.tie(t, axis, why=MEETS) for t in lifted]
         merged = self.merge(shape, [a for t in lifted for a in t.arrays])
         return self.tidy(Tensor(shape, tuple(merged), self._zero_axes(lifted, shape, zero)))
 
@@ -276,9 +280,7 @@ class Verbs:
         while not all(t.labelled(k) for t in tensors for k in rows):
             for k in rows:
                 if not all(t.labelled(k) for t in tensors):
-                    tensors = [
-                        self.tie(t, k, why="meets a value of which everything stays along this axis") for t in tensors
-                    ]
+                    tensors = [self.tie(t, k, why=MEETS) for t in tensors]
             rows = self._rows(tensors, axis)
         touched = {axis, *rows}
         zero = {k for k in touched if all(k in t.zero or not t.labelled(k) for t in tensors)}
@@ -306,7 +308,7 @@ class Verbs:
         inside = [a for a in t.arrays if touched & {*spans(a)}]
         if not t.labelled(axis):
             label = self.labels.fresh(*(n if k == axis else 1 for k, n in enumerate(t.shape)))
-            self.freeze(label, "concatenated with channels that stay")
+            self.freeze(label, JOINED)
             inside.append(label)
         return inside[0] if len(inside) == 1 else self.join(t.shape, inside, touched)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from onnxprune.engine.labels import Array
-from onnxprune.engine.tensors import Tensor
+from onnxprune.engine.tensors import UNFED, Tensor
 from onnxprune.ops.linear import linear_conv, linear_conv_transpose
 from onnxprune.ops.registry import Need, Node, Shape, Site, Sized, Unsupported, operator
 
@@ -94,7 +94,7 @@ def _grouped(op: Site, x: Tensor, w: Tensor, w_slot: int, group: int, transposed
     given = x.on(1)
     cells = heads
     if given is None:
-        op.freeze(heads, "its input channels all stay")
+        op.freeze(heads, UNFED)
     else:
         cells = given.reshape(group, channels // group)
         op.derive(heads, cells)

@@ -10,10 +10,14 @@ import numpy as np
 from onnxprune.allocation.counts import select
 from onnxprune.engine import cost
 from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.labels import Reason
 from onnxprune.engine.units import Units
 from onnxprune.errors import quote
 from onnxprune.graph.constants import constants
+from onnxprune.reports.causes import Causes
 from onnxprune.reports.report import FrozenRow, GroupRow, Validation
+
+GOES_ALONG = Reason("", "", "goes only together with others, which stay")
 
 
 def group_rows(cutting: Cutting) -> tuple[GroupRow, ...]:
@@ -37,7 +41,10 @@ def group_rows(cutting: Cutting) -> tuple[GroupRow, ...]:
 
 
 def frozen_rows(units: Units) -> tuple[FrozenRow, ...]:
-    """Returns, for each reason, how many produced channels it freezes and in which weights."""
+    """Returns, for each reason, how many produced channels it freezes and in which weights.
+
+    A stream that is added to what stays has the reason of what stays, however many nodes lie between.
+    """
     coupling = units.coupling
     find = coupling.labels.find
     produced = np.unique(np.concatenate([np.zeros(0, np.int64), *(find(a).ravel() for a in coupling.produced)]))
@@ -51,15 +58,13 @@ def frozen_rows(units: Units) -> tuple[FrozenRow, ...]:
             for a in use.arrays:
                 for n in np.unique(is_frozen[find(a)]).tolist():
                     weights.setdefault(n, {})[use.name] = None
-    rows = []
+    causes, found = Causes(coupling), dict[Reason, tuple[int, dict[str, None]]]()
     for n, count in sorted(Counter(number.tolist()).items(), key=lambda item: -item[1]):
-        names = tuple(weights.get(n, {}))
-        if n < 0:
-            rows.append(FrozenRow("", "", "goes only together with others, which stay", count, names))
-        else:
-            reason = coupling.labels.reasons[n]
-            rows.append(FrozenRow(reason.node, reason.op, reason.why, count, names))
-    return tuple(rows)
+        reason = GOES_ALONG if n < 0 else causes.of(coupling.labels.reasons[n])
+        known, names = found.get(reason, (0, {}))
+        found[reason] = known + count, names | weights.get(n, {})
+    rows = sorted(found.items(), key=lambda item: -item[1][0])
+    return tuple(FrozenRow(why.node, why.op, why.why, count, tuple(names)) for why, (count, names) in rows)
 
 
 def notes(cutting: Cutting) -> Iterator[str]:
