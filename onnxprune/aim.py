@@ -105,7 +105,10 @@ class Aim:
         while True:
             ground = self.study.current
             found = [self._planned("free")]
-            for way in ground.ways(self.limits)[1:]:
+            others = ground.ways(self.limits)[1:]
+            if others and self.study.data.synthetic:  # made-up inputs can't tell them apart
+                others = ()
+            for way in others:
                 with suppress(TargetError):
                     found.append(self._planned(way))
             if len(found) == 1 or self.study.current is ground:  # else sizes that cannot follow were frozen on the way
