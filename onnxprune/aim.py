@@ -12,10 +12,11 @@ import onnx_ir as ir
 
 from onnxprune.allocation.budget import TOLERANCE, Budget, Limit
 from onnxprune.allocation.choosing import Ground, Way, out_of_reach
-from onnxprune.allocation.contest import SAMPLES, Contender, promising, winner
+from onnxprune.allocation.contest import SAMPLES, WORK, Contender, promising, winner
 from onnxprune.allocation.knapsack import Counts
 from onnxprune.allocation.mending import Chosen
 from onnxprune.allocation.sensitivity import divided, first_samples
+from onnxprune.engine import cost
 from onnxprune.errors import TargetError
 from onnxprune.study import Cut, Study
 
@@ -78,6 +79,12 @@ class Aim:
         """Whether a limit is one of time."""
         return any(limit.kind == "latency" for limit in self.limits)
 
+    @property
+    def _comparable(self) -> bool:
+        """Whether ways are worth a trial: made-up inputs can't tell them apart, and large networks take too long."""
+        data = self.study.data
+        return not data.synthetic and cost.macs(self.study.coupling) * data.samples <= WORK
+
     # ---------------------------------------------------------------- ways
     def _best(self) -> Contender:
         """Returns a cut that is expected to hold the limits, the best of several ways where losses are measured."""
@@ -85,7 +92,7 @@ class Aim:
         ground, found = self._contenders()
         if len(found) > 1:
             found = promising(found, ground.sensitivity)
-        if len(found) == 1:
+        if len(found) == 1 or not self._comparable:
             return found[0]
         fit, held = divided(study.batches)
         trial = first_samples(ground.units, fit, SAMPLES)
@@ -105,10 +112,7 @@ class Aim:
         while True:
             ground = self.study.current
             found = [self._planned("free")]
-            others = ground.ways(self.limits)[1:]
-            if others and self.study.data.synthetic:  # made-up inputs can't tell them apart
-                others = ()
-            for way in others:
+            for way in ground.ways(self.limits)[1:]:
                 with suppress(TargetError):
                     found.append(self._planned(way))
             if len(found) == 1 or self.study.current is ground:  # else sizes that cannot follow were frozen on the way

@@ -55,7 +55,7 @@ def test_what_groups_cost_alone_is_added_up_and_its_roots_are_lines() -> None:
 
 def test_the_same_counts_are_tried_once_and_dear_ones_not_at_all(units: Units) -> None:
     first, same, near, dear = (contender(units, *c) for c in ((16, 0), (16, 0), (15, 4), (24, 0)))
-    assert promising([first, same, near, dear], LOSSES) == [first, near]
+    assert promising([first, same, near, dear], LOSSES) == [near, first]  # the least loss foremost
     assert promising([dear], LOSSES) == [dear]
 
 
@@ -122,3 +122,15 @@ def test_a_trial_is_made_on_inputs_that_no_loss_is_measured_on(monkeypatch: pyte
     onnxprune.sweep(model(), ["macs=0.5"], tmp_path, calibration=inputs, samples=64)
     a, b = ({row.tobytes() for part in parts for row in part} for parts in (fitted, judged))
     assert len(a) == 48 and len(b) == 16 and not a & b
+
+
+@pytest.mark.parametrize("why", ["made-up inputs", "too large"])
+def test_without_trials_the_least_foretold_loss_decides(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    if why == "too large":
+        monkeypatch.setattr(aim, "WORK", 1)
+    monkeypatch.setattr(contest, "WORTH", 1e9)
+    monkeypatch.setattr(aim, "winner", lambda *_: pytest.fail("a trial was made"))
+    inputs = {"x": np.random.default_rng(5).normal(size=(64, 8)).astype(np.float32)}
+    found = onnxprune.prune(model(), target={"macs": 0.5}, calibration=inputs if why == "too large" else None, jobs=1)
+    first, second, *_ = found.report.groups
+    assert first.cut / first.units > second.cut / second.units  # copies cost nothing: never what uniform counts do

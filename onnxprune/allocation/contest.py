@@ -21,13 +21,16 @@ from onnxprune.engine.frontier import Feed
 from onnxprune.graph.model import Source
 from onnxprune.graph.running import ready, run_all
 
-__all__ = ["SAMPLES", "Contender", "promising", "winner"]
+__all__ = ["SAMPLES", "WORK", "Contender", "promising", "winner"]
 
 WORTH = 1.25  # times the least loss foretold, up to which counts are worth a trial
 MARGIN = (
     1.1  # times the loss of others that uniform counts must be below: they are there in case foretold losses mislead
 )
 SAMPLES = 768  # that a trial is refitted on, at most
+WORK = (
+    3 * 10**11
+)  # MACs of a pass over the inputs, up to which a trial, which is a refit, takes seconds and not minutes
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +51,11 @@ class Contender:
 
 
 def promising(contenders: Sequence[Contender], sensitivity: Sensitivity) -> list[Contender]:
-    """Returns contenders of different counts whose foretold loss is near the least."""
+    """Returns contenders of different counts whose foretold loss is near the least, from the least on."""
     found = list({c.chosen.counts: c for c in reversed(contenders)}.values())[::-1]
     losses = [foretold(sensitivity, c.chosen.counts) for c in found]
-    return [c for c, loss in zip(found, losses, strict=True) if loss <= WORTH * min(losses)]
+    ranked = sorted(zip(losses, found, strict=True), key=lambda pair: pair[0])
+    return [c for loss, c in ranked if loss <= WORTH * min(losses)]
 
 
 def winner(
