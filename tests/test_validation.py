@@ -15,7 +15,7 @@ from onnxprune.engine.cut import cut
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.sizes import rewrite_sizes
 from onnxprune.engine.units import find_units
-from onnxprune.errors import ModelError, ValidationError
+from onnxprune.errors import ModelError, RunError, ValidationError
 from onnxprune.graph.model import load
 from onnxprune.graph.running import CPU
 from onnxprune.proof import validation
@@ -110,6 +110,16 @@ def test_an_original_that_does_not_run_is_not_blamed_on_the_pruned_model(monkeyp
     judge, pruned = judge_of()
     judge.feeds[0]["input"] = np.zeros((1, 3), np.float32)
     with pytest.raises(ModelError, match="on inputs of its declared types the model does not run"):
+        judge.judge(pruned)
+
+
+def test_a_masked_original_that_does_not_run_is_not_blamed_on_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise RunError("no")
+
+    judge, pruned = judge_of()
+    monkeypatch.setattr(validation, "run_all", fails)
+    with pytest.raises(ValidationError, match="the pruned model does not run"):
         judge.judge(pruned)
 
 

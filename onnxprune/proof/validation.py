@@ -138,14 +138,13 @@ class Judge:
 
     @contextmanager
     def _dense(self) -> Iterator[_Dense]:
-        """Lends the original, run; before that the masked one is, so that three models are never open at once.
+        """Lends the original, run: one session for the proof and for fidelity.
 
         Raises:
             ModelError: where the original does not run, the pruned one is not to blame.
         """
         with ready(self.original, self.external) as subject:
             try:
-                _ = self.exact and self.expected
                 runner = Runner(subject, self.providers)
                 outputs = [runner(feed) for feed in self.feeds]
                 noise = noise_floor(subject, self.feeds, outputs, self.providers)
@@ -157,10 +156,13 @@ class Judge:
     def _opened(self, subject: Path | ir.Model) -> Iterator[tuple[Subject, Runner]]:
         """Lends a pruned model that can be run. Whatever checker and runtime raise, the file is not what it should be.
 
+        The masked original is run first: it is as large as the original, and the pruned one is not open then.
+
         Raises:
             ValidationError: it is invalid, or does not run.
         """
         try:
+            _ = self.exact and self.expected
             check_structure(subject, self.original)
             with ready(subject, self.external) as target:
                 yield target, Runner(target, self.providers)
