@@ -49,8 +49,7 @@ class Aim:
         study, best = self.study, self._best()
         trial = study.scales.as_refitted(best.chosen)
         measured = self._measured(trial, lambda: study.finished(trial, self.asked).model)
-        if best.budget.excess_of(measured) > TOLERANCE:
-            raise out_of_reach(study.ground(trial.cutting.units), best.budget, measured)
+        self._check(trial, best.budget, measured)
         return best.chosen
 
     def met(self) -> Cut:
@@ -70,9 +69,13 @@ class Aim:
             if again.counts != chosen.counts:
                 found = study.finished(study.mended(again), self.asked)
                 measured = self._measured(found.chosen, lambda: found.model)
-        if budget.excess_of(measured) > TOLERANCE:
-            raise out_of_reach(study.ground(found.chosen.cutting.units), budget, measured)
+        self._check(found.chosen, budget, measured)
         return found
+
+    def _check(self, chosen: Chosen, budget: Budget, measured: dict[str, float]) -> None:
+        """Passes if a cut as measured holds its budget; raises TargetError if not."""
+        if budget.excess_of(measured) > TOLERANCE:
+            raise out_of_reach(self.study.ground(chosen.cutting.units), budget, measured)
 
     @property
     def _timed(self) -> bool:

@@ -80,7 +80,7 @@ def _sources(coupling: Coupling, index: int) -> set[int]:
 def freeze_node(coupling: Coupling, index: int, why: str) -> None:
     """Freezes every label that meets a node."""
     node = coupling.nodes[index]
-    reason = Reason(node.name or f"#{index}", node.op_type, why)
+    reason = Reason(coupling.where(index), node.op_type, why)
     around = [*coupling.seen[index], *(coupling.tensors.get(v.name or "") for v in node.outputs)]
     for t in around:
         for a in t.arrays if t is not None else ():

@@ -24,13 +24,9 @@ from onnxprune.graph.running import ready, run_all
 __all__ = ["SAMPLES", "WORK", "Contender", "promising", "winner"]
 
 WORTH = 1.25  # times the least loss foretold, up to which counts are worth a trial
-MARGIN = (
-    1.1  # times the loss of others that uniform counts must be below: they are there in case foretold losses mislead
-)
+MARGIN = 1.1  # times the loss of uniform counts, to be the least still: they are there if foretold losses mislead
 SAMPLES = 768  # that a trial is refitted on, at most
-WORK = (
-    3 * 10**11
-)  # MACs of a pass over the inputs, up to which a trial, which is a refit, takes seconds and not minutes
+WORK = 3 * 10**11  # MACs of a pass over the inputs, beyond which trials take minutes
 
 
 @dataclass(frozen=True, eq=False)

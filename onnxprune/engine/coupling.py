@@ -81,6 +81,10 @@ class Coupling:
         """The nodes of the graph, in order."""
         return list(self.model.graph)
 
+    def where(self, index: int) -> str:
+        """Returns what a node is called in reasons and notes: its name, or its number where it has none."""
+        return self.nodes[index].name or f"#{index}"
+
     @cached_property
     def uses_of(self) -> dict[int, dict[int, Use]]:
         """The constants' uses by node and slot."""
@@ -164,7 +168,7 @@ class _Walk:
         if is_constant(node):
             self.out.seen.append(())
             return
-        where = node.name or f"#{index}"
+        where = self.out.where(index)
         inputs = [self._input(node, slot) for slot in range(len(node.inputs))]
         if self._is_computed(node):
             self.computed |= {v.name for v in node.outputs if v.name in self.trace.static}

@@ -143,7 +143,7 @@ class _Walk:
             if index not in mended and self.selection.dead[self.selection.unit_of(labels)].any()
         }
         if left:
-            names = [f"{node.op_type} {node.name or '#' + str(index)}" for index, node in sorted(left.items())]
+            names = [f"{node.op_type} {self.coupling.where(index)}" for index, node in sorted(left.items())]
             more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
             listed = ", ".join(names[:MOST_NAMES])
             self.out.notes.append(f"not refitted, their weights are not float constants of their own: {listed}{more}")

@@ -18,7 +18,7 @@ class Causes:
 
     def __init__(self, coupling: Coupling) -> None:
         self._coupling = coupling
-        self._index = {node.name or f"#{k}": k for k, node in enumerate(coupling.nodes)}
+        self._index = {coupling.where(k): k for k in range(len(coupling.nodes))}
         self._maker = {v.name: k for k, node in enumerate(coupling.nodes) for v in node.outputs}
         self._own: dict[tuple[str, str], Reason] = {}
         for reason in coupling.labels.reasons:
@@ -43,10 +43,8 @@ class Causes:
             maker = self._maker.get(value.name)
             if maker is None:
                 return Reason(str(value.name), "", "an input of the graph")
-            node = self._coupling.nodes[maker]
             if any(t is not None and t.arrays for t in self._coupling.seen[maker]):
-                where = node.name or f"#{maker}"
-                decides = (where, node.op_type)
+                decides = (self._coupling.where(maker), self._coupling.nodes[maker].op_type)
                 return self._own.get(decides, Reason(*decides, "nothing of what it gives can be cut"))
             fresh = [v for v in self._held(maker) if v.name not in seen]
             seen |= {v.name for v in fresh}
