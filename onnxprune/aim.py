@@ -83,10 +83,10 @@ class Aim:
         return any(limit.kind == "latency" for limit in self.limits)
 
     @property
-    def _comparable(self) -> bool:
-        """Whether ways are worth a trial: made-up inputs can't tell them apart, and large networks take too long."""
+    def _trials(self) -> int:
+        """How many ways are worth a trial: made-up inputs can't tell them apart, and large networks take too long."""
         data = self.study.data
-        return not data.synthetic and cost.macs(self.study.coupling) * data.samples <= WORK
+        return 0 if data.synthetic else WORK // max(cost.macs(self.study.coupling) * data.samples, 1)
 
     # ---------------------------------------------------------------- ways
     def _best(self) -> Contender:
@@ -95,7 +95,7 @@ class Aim:
         ground, found = self._contenders()
         if len(found) > 1:
             found = promising(found, ground.sensitivity)
-        if len(found) == 1 or not self._comparable:
+        if len(found) == 1 or not self._trials:
             return found[0]
         fit, held = divided(study.batches)
         trial = first_samples(ground.units, fit, SAMPLES)
@@ -110,12 +110,19 @@ class Aim:
         final = study.options.hold_out and len(trial) == len(fit) and trial[-1] is fit[-1]
         return best if final else replace(best, mended=None)
 
+    def _ways(self, ground: Ground) -> tuple[Way, ...]:
+        """Returns the ways to look at, those that leave streams alone only if there is time for a trial of each way."""
+        ways = ground.ways(self.limits)
+        few = tuple(way for way in ways if way.streams)
+        return ways if len(few) == len(ways) or self._trials >= len(ways) else few
+
     def _contenders(self) -> tuple[Ground, list[Contender]]:
         """Returns a cut for each way that finds one, all of the same units."""
         while True:
             ground = self.study.current
-            found = [self._planned("free")]
-            for way in ground.ways(self.limits)[1:]:
+            first, *others = self._ways(ground)
+            found = [self._planned(first)]
+            for way in others:
                 with suppress(TargetError):
                     found.append(self._planned(way))
             if len(found) == 1 or self.study.current is ground:  # else sizes that cannot follow were frozen on the way

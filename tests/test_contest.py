@@ -17,6 +17,7 @@ from onnxprune import aim
 from onnxprune.allocation import contest
 from onnxprune.allocation.alignment import blocks_of, levels_of
 from onnxprune.allocation.budget import Budget, Limit
+from onnxprune.allocation.choosing import Way
 from onnxprune.allocation.contest import Contender, promising
 from onnxprune.allocation.counts import foretold
 from onnxprune.allocation.mending import Chosen
@@ -40,7 +41,7 @@ def contender(units: Units, *counts: int) -> Contender:
     dead = np.concatenate([group.units[:count] for group, count in zip(units.groups, counts, strict=True)])
     cutting = Cutting(units, dead)
     chosen = Chosen(cutting, rewrite_sizes(cutting), ())
-    return Contender("free", chosen, Budget((Limit("macs", 0.5),), {"macs": 1.0}, {"macs": lambda _: 0.5}))
+    return Contender(Way(), chosen, Budget((Limit("macs", 0.5),), {"macs": 1.0}, {"macs": lambda _: 0.5}))
 
 
 @pytest.fixture
@@ -134,3 +135,50 @@ def test_without_trials_the_least_foretold_loss_decides(monkeypatch: pytest.Monk
     found = onnxprune.prune(model(), target={"macs": 0.5}, calibration=inputs if why == "too large" else None, jobs=1)
     first, second, *_ = found.report.groups
     assert first.cut / first.units > second.cut / second.units  # copies cost nothing: never what uniform counts do
+
+
+def residual() -> onnx.ModelProto:
+    """Returns a model with a residual stream, the first group, whose units are copies of few."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1"], ["s"], "first"),
+        helper.make_node("Gemm", ["s", "w2"], ["h"], "up"),
+        helper.make_node("Relu", ["h"], ["r"], "act"),
+        helper.make_node("Gemm", ["r", "w3"], ["b"], "down"),
+        helper.make_node("Add", ["s", "b"], ["t"], "add"),
+        helper.make_node("Relu", ["t"], ["u"], "act2"),
+        helper.make_node("Gemm", ["u", "w4"], ["y"], "last"),
+    ]
+    rng = np.random.default_rng(1)
+    copies = {name: np.repeat(rng.normal(size=(rows, 4)), 8, axis=1) for name, rows in (("w1", 8), ("w3", 24))}
+    weights = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in copies.items()]
+    return model_of(nodes, [*weights, tensor("w2", 32, 24, seed=2), tensor("w4", 32, 4, seed=3)])
+
+
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[Contender]:
+    """Returns a list that will hold what is tried; the first that leaves streams alone wins."""
+    found = list[Contender]()
+
+    def wins(contenders: list[Contender], *_: object) -> Contender:
+        found.extend(contenders)
+        return min(contenders, key=lambda c: c.way.streams)
+
+    monkeypatch.setattr(aim, "winner", wins)
+    monkeypatch.setattr(contest, "WORTH", 1e9)
+    return found
+
+
+def test_where_streams_are_cut_it_is_tried_without_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    contenders = tried(monkeypatch)
+    inputs = {"x": np.random.default_rng(5).normal(size=(64, 8)).astype(np.float32)}
+    found = onnxprune.prune(residual(), target={"macs": 0.6}, calibration=inputs, jobs=1)
+    cut = {c.way.streams: c.chosen.counts[0] for c in contenders if c.way.spread != "even"}
+    assert cut[True] > 0 and cut[False] == 0
+    assert found.report.groups[0].cut == 0 and found.report.macs.ratio <= 0.605
+
+
+def test_without_time_for_all_trials_streams_are_cut_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    contenders = tried(monkeypatch)
+    monkeypatch.setattr(aim, "WORK", 3 * (8 * 32 + 32 * 24 * 2 + 32 * 4) * 64)
+    inputs = {"x": np.random.default_rng(5).normal(size=(64, 8)).astype(np.float32)}
+    onnxprune.prune(residual(), target={"macs": 0.6}, calibration=inputs, jobs=1)
+    assert len(contenders) > 1 and all(c.way.streams for c in contenders)

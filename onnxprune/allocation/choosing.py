@@ -36,9 +36,19 @@ from onnxprune.reports.report import by_reason
 
 __all__ = ["Ground", "Way", "out_of_reach"]
 
-Way = Literal["free", "blocks", "even"]
-"""How measured losses become counts: chosen freely and then rounded to blocks, chosen among the counts that rounding
-leaves as they are, or not at all (uniform)."""
+
+@dataclass(frozen=True)
+class Way:
+    """How measured losses become counts.
+
+    Attributes:
+        spread: chosen freely and then rounded to blocks, chosen among the counts that rounding leaves as they are, or
+            not at all (uniform).
+        streams: residual streams may be cut, where the options let them.
+    """
+
+    spread: Literal["free", "blocks", "even"] = "free"
+    streams: bool = True
 
 
 @dataclass(eq=False)
@@ -117,10 +127,12 @@ class Ground:
     def ways(self, limits: Sequence[Limit]) -> tuple[Way, ...]:
         """Returns the ways to spend a budget that are worth comparing."""
         if self.options.spread != "sensitivity" or _are_timed(limits):
-            return ("free",)
-        return ("free", "blocks", "even") if self.options.steps == "auto" else ("free", "even")
+            return (Way(),)
+        measured = [Way(), Way("blocks")] if self.options.steps == "auto" else [Way()]
+        beside = measured if any(m and s for m, s in zip(self.most, streams(self.units), strict=True)) else []
+        return (*measured, *(replace(way, streams=False) for way in beside), Way("even"))
 
-    def within(self, budget: Budget, way: Way = "free") -> Counts:
+    def within(self, budget: Budget, way: Way = Way()) -> Counts:
         """Returns the counts that hold a budget.
 
         Args:
@@ -130,8 +142,10 @@ class Ground:
         Raises:
             TargetError: there are none.
         """
-        if way == "even":
+        if way.spread == "even":
             return self._even.within(budget)
+        if not way.streams:
+            return self._beside_streams.within(budget, replace(way, streams=True))
         auto = self.options.steps == "auto"
         if auto and _are_timed(budget.limits):
             snap = self.latency.snap
@@ -140,14 +154,22 @@ class Ground:
         if not auto:
             return self._reached(self._spread(budget.excess), budget, tuple)
         blocks = blocks_of(self.units, self.providers)
-        levels = None if way == "free" else levels_of(self.units, blocks)
+        levels = None if way.spread == "free" else levels_of(self.units, blocks)
         found = self._reached(self._spread(budget.excess, levels), budget, tuple)
         return aligned(self.units, found, budget.excess, blocks, self.most)
 
     @cached_property
     def _even(self) -> Ground:
         """The same units, cut uniformly."""
-        options = replace(self.options, allocation="uniform")
+        return self._under(replace(self.options, allocation="uniform"))
+
+    @cached_property
+    def _beside_streams(self) -> Ground:
+        """The same units, but for those of residual streams."""
+        return self._under(replace(self.options, streams=False))
+
+    def _under(self, options: Options) -> Ground:
+        """Returns the same units under other options."""
         found = Ground(self.units, options, self.measured, self.timed, self.providers)
         found.tally = self.tally
         return found

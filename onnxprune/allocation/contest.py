@@ -78,7 +78,7 @@ def winner(
         mended = mend(contender.chosen)
         with ready(cut(mended.cutting, mended.rewrite), external) as subject:
             loss = relative_error(dense, run_all(subject, held, providers))
-        if contender.way == "even":
+        if contender.way.spread == "even":
             loss *= MARGIN
         if loss < least:
             best, least = replace(contender, mended=mended), loss
