@@ -42,10 +42,10 @@ def agrees(node: ir.Node, slot: int) -> bool:
 def blank(node: ir.Node, slot: int, shape: tuple[int, ...]) -> np.ndarray | None:
     """Returns what stands for zero in a quantized constant that `node` reads, as an array that broadcasts to `shape`.
 
-    None where it is a zero point itself, which must not be masked.
+    None where it is a zero point or a scale itself, which must not be masked: zero is where the zero point stands,
+    whatever the scale, and runtimes fuse no node whose scale is 0, so that other arithmetic would be compared.
     """
-    home = lookup(node)
-    if home is not None and any(q.zero == slot for q in home.quantized.values()):
+    if is_parameter_of_numbers(node, slot):
         return None
     content = _content(_blank_point(node, slot))
     if content is None or content.size <= 1:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from rows import prove, table
 
+from onnxprune.engine.coupling import couple
+from onnxprune.engine.cut import masked
+from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.units import find_units
+from onnxprune.graph.model import load
+from onnxprune.graph.trace import trace
 from onnxprune.testing import Case, Consumer, Data, Feed, Weight, check_model
 from onnxprune.testing.cases import SCALE
 
@@ -98,6 +108,31 @@ def test_a_cut_is_exact(build: Callable[[Net], str], units: Sequence[int], opset
     assert outcome.stuck == ()
     assert outcome.units == tuple(sorted(units)), outcome.frozen
     assert outcome.cuts or not units
+
+
+def fused(model: onnx.ModelProto, folder: Path) -> dict[str, int]:
+    """Returns how many nodes of each operator onnxruntime runs once it has fused what it can."""
+    options = ort.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 4, str(folder / "fused.onnx")
+    ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return dict(Counter(node.op_type for node in onnx.load(folder / "fused.onnx").graph.node))
+
+
+def test_a_masked_original_keeps_scales_so_that_it_is_fused_as_the_original_is(tmp_path: Path) -> None:
+    n = Net()
+    x = passed(n, n.input(4, 5, 5), zero=0, dtype="int8")
+    for inputs in (4, 8):  # what fuses to integer arithmetic: the bias has the scales of what is multiplied
+        scales, zeros = n.rng.uniform(0.01, 0.03, 8).astype("float32"), n.constant(np.zeros(8, np.int8))
+        w = n.node("DequantizeLinear", n.ints(8, inputs, 3, 3), n.constant(scales), zeros, axis=0)
+        bias = n.ints(8, dtype="int32"), n.constant(scales * np.float32(0.05)), n.constant(np.zeros(8, np.int32))
+        b = n.node("DequantizeLinear", *bias, axis=0)
+        x = passed(n, n.node("Conv", x, w, b, **SQUARE), zero=0, dtype="int8")
+    model = n.model(head(n, x, 8))
+    source = load(model)
+    units = find_units(couple(source.model, trace(source.model)))
+    blank = ir.to_proto(masked(Cutting(units, np.concatenate([g.units[:4] for g in units.groups]))))
+    assert fused(blank, tmp_path) == fused(model, tmp_path)
+    assert fused(model, tmp_path)["QLinearConv"] == 2
 
 
 def passed(n: Net, x: str, scale: float = 0.05, zero: int = 131, dtype: str = "uint8") -> str:
