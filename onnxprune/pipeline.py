@@ -29,7 +29,7 @@ from onnxprune.options import Align, checked, limits_of, options_of, replayed
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, replay
 from onnxprune.proof.blame import blamed
-from onnxprune.reports.findings import frozen_rows, group_rows, why_nothing
+from onnxprune.reports.findings import frozen_rows, group_rows, strangers, why_nothing
 from onnxprune.reports.report import Inspection
 from onnxprune.result import Result, assembled, judge_of
 from onnxprune.search import smallest
@@ -252,4 +252,5 @@ def inspect(
         groups=group_rows(cutting),
         frozen=frozen_rows(cutting.units),
         macs_at_half=cost.macs(coupling, cutting),
+        notes=tuple(strangers(coupling)),
     )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.parser
+import pytest
 from onnx import numpy_helper
 
 import onnxprune
+from onnxprune.errors import NothingToPruneError
+from onnxprune.reports import findings
 
 STREAM = """
 <ir_version: 9, opset_import: ["" : 17]>
@@ -57,3 +62,25 @@ given (float[N, 6] x, float[N, 8] other) => (float[N, 3] y) {
 def test_an_input_of_the_graph_is_named() -> None:
     frozen = onnxprune.inspect(stream(GIVEN, wa=(6, 8), wy=(8, 3))).frozen
     assert ("other", "an input of the graph", 8) in {(row.node, row.why, row.channels) for row in frozen}
+
+
+BOXES = """
+<ir_version: 9, opset_import: ["" : 17]>
+boxes (float[1, 1, 5] x) => (int64[k, 3] y) {
+  y = NonMaxSuppression (w, x)
+}
+"""
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_an_operator_without_a_rule_that_holds_weights_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, blocked: bool
+) -> None:
+    if blocked:
+        monkeypatch.setattr(findings, "BLOCKED", "")  # as convolutions are that fit one processor
+    model = stream(BOXES, w=(1, 5, 4))
+    told = "no rule for 1 NonMaxSuppression node of 'ai.onnx' holding weights"
+    (note,) = onnxprune.inspect(model).notes
+    assert note.startswith(told) and ("one processor" in note) == blocked
+    with pytest.raises(NothingToPruneError, match=told):
+        onnxprune.prune(model, ratio=0.5, output=tmp_path / "pruned.onnx")

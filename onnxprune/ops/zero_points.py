@@ -43,7 +43,7 @@ def blank(node: ir.Node, slot: int, shape: tuple[int, ...]) -> np.ndarray | None
     """Returns what stands for zero in a quantized constant that `node` reads, as an array that broadcasts to `shape`.
 
     None where it is a zero point or a scale itself, which must not be masked: zero is where the zero point stands,
-    whatever the scale, and runtimes fuse no node whose scale is 0, so that other arithmetic would be compared.
+    whatever the scale, and a runtime would not fuse a layer whose bias has another scale than what is multiplied.
     """
     if is_parameter_of_numbers(node, slot):
         return None

@@ -9,14 +9,17 @@ import numpy as np
 
 from onnxprune.allocation.counts import select
 from onnxprune.engine import cost
+from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.labels import Reason
 from onnxprune.engine.units import Units
 from onnxprune.errors import quote
 from onnxprune.graph.constants import constants
+from onnxprune.ops.registry import lookup
 from onnxprune.reports.causes import Causes
 from onnxprune.reports.report import FrozenRow, GroupRow, Validation
 
+BLOCKED = "com.microsoft.nchwc"  # domain of convolutions over blocks of channels as wide as a processor's registers
 GOES_ALONG = Reason("", "", "goes only together with others, which stay")
 
 
@@ -80,9 +83,28 @@ def notes(cutting: Cutting) -> Iterator[str]:
     if both:
         names = ", ".join(both[:5])
         yield f"{len(both)} pruned initializers are graph inputs too and have their new dimensions there: {names}"
+    yield from strangers(coupling)
     for reason in coupling.barriers:
         if "rule failed" in reason.why or "another shape" in reason.why:
             yield f"treated as unknown: {reason}"
+
+
+def strangers(coupling: Coupling) -> Iterator[str]:
+    """Yields a line for each operator that holds weights and has no rule, so that nothing around it can be cut."""
+    tensors = constants(coupling.model.graph)
+    weights = {n for n, t in tensors.items() if len(t.shape) > 1 and t.dtype.is_floating_point()}
+    found = Counter[tuple[str, str]]()
+    for node in coupling.nodes:
+        home = lookup(node)
+        if (home is None or home.coupling.rule is None) and any(
+            v is not None and v.name in weights for v in node.inputs
+        ):
+            found[node.domain, node.op_type] += 1
+    for (domain, op), count in found.most_common():
+        nodes = f"{count} {op} nodes" if count > 1 else f"1 {op} node"
+        where = quote(domain or "ai.onnx")
+        advice = "onnxruntime wrote them for one processor: prune the model they were made from"
+        yield f"no rule for {nodes} of {where} holding weights" + (f" ({advice})" if domain == BLOCKED else "")
 
 
 def number_warnings(units: Units) -> Iterator[str]:
@@ -122,8 +144,6 @@ def why_nothing(units: Units, ratio: float | None, include: Sequence[str], exclu
     if units.groups:
         most = max(len(g) for g in units.groups)
         return f"nothing to prune: ratio {ratio} cuts no whole unit (the largest group has {most}); give a higher ratio"
-    rows = frozen_rows(units)
-    reasons = (
-        "; ".join(f"{r.op or 'graph'} {r.node}: {r.why}" for r in rows[:3]) or "no weight makes channels that could go"
-    )
+    told = [*strangers(units.coupling), *(f"{r.op or 'graph'} {r.node}: {r.why}" for r in frozen_rows(units)[:3])]
+    reasons = "; ".join(told) or "no weight makes channels that could go"
     return f"nothing to prune: every channel is frozen ({reasons}); `onnxprune inspect` lists all reasons"

@@ -162,6 +162,7 @@ class Inspection(Record):
         groups: all pruning groups.
         frozen: what stays, and why.
         macs_at_half: multiply-accumulates that would be left at ratio 0.5.
+        notes: what else is worth knowing.
     """
 
     kind: ClassVar[str] = "inspect"
@@ -175,6 +176,7 @@ class Inspection(Record):
     groups: tuple[GroupRow, ...]
     frozen: tuple[FrozenRow, ...]
     macs_at_half: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
     if inspection.groups:
         console.print(_group_table(inspection.groups, with_cut=False))
     print_lines(console, _all_frozen_lines(inspection.frozen))
+    print_lines(console, [f"note: {safe(note)}" for note in inspection.notes])
 
 
 # -------------------------------------------------------------------------------------------------- parts

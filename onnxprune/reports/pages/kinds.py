@@ -53,6 +53,7 @@ def inspection_page(found: Inspection) -> Page:
     sections = [
         *([groups_section(found.groups, {}, with_cut=False)] if found.groups else []),
         *frozen_sections(found.frozen),
+        *([Section("Notes", lines=found.notes)] if found.notes else []),
         Section("The model", facts=[("model", found.model, True), ("SHA-256", found.sha256, True)]),
     ]
     lead = f"{units:,} units in {len(found.groups):,} groups can be cut." if found.groups else "Nothing can be cut."
