@@ -83,8 +83,8 @@ class Aim:
         return any(limit.kind == "latency" for limit in self.limits)
 
     @property
-    def _trials(self) -> int:
-        """How many ways are worth a trial: made-up inputs can't tell them apart, and large networks take too long."""
+    def _passes(self) -> int:
+        """How many passes over the inputs WORK affords; none over made-up ones, which can't tell ways apart."""
         data = self.study.data
         return 0 if data.synthetic else WORK // max(cost.macs(self.study.coupling) * data.samples, 1)
 
@@ -95,7 +95,7 @@ class Aim:
         ground, found = self._contenders()
         if len(found) > 1:
             found = promising(found, ground.sensitivity)
-        if len(found) == 1 or not self._trials:
+        if len(found) == 1 or not self._passes:
             return found[0]
         fit, held = divided(study.batches)
         trial = first_samples(ground.units, fit, SAMPLES)
@@ -111,10 +111,12 @@ class Aim:
         return best if final else replace(best, mended=None)
 
     def _ways(self, ground: Ground) -> tuple[Way, ...]:
-        """Returns the ways to look at, those that leave streams alone only if there is time for a trial of each way."""
+        """Returns the ways to look at, those that leave streams alone only if a pass for each way is afforded."""
         ways = ground.ways(self.limits)
         few = tuple(way for way in ways if way.streams)
-        return ways if len(few) == len(ways) or self._trials >= len(ways) else few
+        if few == ways:  # data are not opened to tell
+            return ways
+        return ways if self._passes >= len(ways) else few
 
     def _contenders(self) -> tuple[Ground, list[Contender]]:
         """Returns a cut for each way that finds one, all of the same units."""

@@ -26,7 +26,7 @@ __all__ = ["SAMPLES", "WORK", "Contender", "promising", "winner"]
 WORTH = 1.25  # times the least loss foretold, up to which counts are worth a trial
 MARGIN = 1.1  # times the loss of uniform counts, to be the least still: they are there if foretold losses mislead
 SAMPLES = 768  # that a trial is refitted on, at most
-WORK = 3 * 10**11  # MACs of a pass over the inputs, beyond which trials take minutes
+WORK = 3 * 10**11  # MACs of passes over the inputs; where one pass takes more, trials take minutes
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,15 +96,14 @@ def strangers(coupling: Coupling) -> Iterator[str]:
     found = Counter[tuple[str, str]]()
     for node in coupling.nodes:
         home = lookup(node)
-        if (home is None or home.coupling.rule is None) and any(
-            v is not None and v.name in weights for v in node.inputs
-        ):
+        known = home is not None and home.coupling.rule is not None
+        if not known and any(v is not None and v.name in weights for v in node.inputs):
             found[node.domain, node.op_type] += 1
     for (domain, op), count in found.most_common():
         nodes = f"{count} {op} nodes" if count > 1 else f"1 {op} node"
-        where = quote(domain or "ai.onnx")
-        advice = "onnxruntime wrote them for one processor: prune the model they were made from"
-        yield f"no rule for {nodes} of {where} holding weights" + (f" ({advice})" if domain == BLOCKED else "")
+        told = f"no rule for {nodes} of {quote(domain or 'ai.onnx')} holding weights"
+        advice = " (onnxruntime wrote them for one processor: prune the model they were made from)"
+        yield told + advice if domain == BLOCKED else told
 
 
 def number_warnings(units: Units) -> Iterator[str]:

@@ -14,13 +14,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from rows import prove, table
+from test_latency import units_of
 
-from onnxprune.engine.coupling import couple
 from onnxprune.engine.cut import masked
 from onnxprune.engine.cutting import Cutting
-from onnxprune.engine.units import find_units
-from onnxprune.graph.model import load
-from onnxprune.graph.trace import trace
 from onnxprune.testing import Case, Consumer, Data, Feed, Weight, check_model
 from onnxprune.testing.cases import SCALE
 
@@ -128,8 +125,7 @@ def test_a_masked_original_keeps_scales_so_that_it_is_fused_as_the_original_is(t
         b = n.node("DequantizeLinear", *bias, axis=0)
         x = passed(n, n.node("Conv", x, w, b, **SQUARE), zero=0, dtype="int8")
     model = n.model(head(n, x, 8))
-    source = load(model)
-    units = find_units(couple(source.model, trace(source.model)))
+    units = units_of(model)
     blank = ir.to_proto(masked(Cutting(units, np.concatenate([g.units[:4] for g in units.groups]))))
     assert fused(blank, tmp_path) == fused(model, tmp_path)
     assert fused(model, tmp_path)["QLinearConv"] == 2

@@ -26,6 +26,7 @@ from onnxprune.reports.pages.sections import (
     fidelity_section,
     frozen_sections,
     groups_section,
+    notes_sections,
     output_checks,
     scores_section,
     sensitivity_section,
@@ -53,7 +54,7 @@ def inspection_page(found: Inspection) -> Page:
     sections = [
         *([groups_section(found.groups, {}, with_cut=False)] if found.groups else []),
         *frozen_sections(found.frozen),
-        *([Section("Notes", lines=found.notes)] if found.notes else []),
+        *notes_sections(found.notes),
         Section("The model", facts=[("model", found.model, True), ("SHA-256", found.sha256, True)]),
     ]
     lead = f"{units:,} units in {len(found.groups):,} groups can be cut." if found.groups else "Nothing can be cut."
@@ -85,7 +86,7 @@ def comparison_page(found: Comparison) -> Page:
         *([scores_section(found.scores)] if found.scores else []),
         *([fidelity_section(found.validation)] if found.validation.fidelity else []),
         Section("Exactness", facts=facts),
-        *([Section("Notes", lines=found.notes)] if found.notes else []),
+        *notes_sections(found.notes),
         Section("The models", facts=files),
     ]
     return Page(

@@ -12,6 +12,7 @@ from onnxprune.reports.pages.sections import (
     fidelity_section,
     frozen_sections,
     groups_section,
+    notes_sections,
     output_checks,
     proof_section,
     sensitivity_section,
@@ -95,8 +96,7 @@ def _sections(report: Report) -> Iterator[Section]:
         if report.validation.fidelity:
             yield fidelity_section(report.validation)
     yield from frozen_sections(report.frozen)
-    if report.notes:
-        yield Section("Notes", lines=report.notes)
+    yield from notes_sections(report.notes)
     yield _made(report)
 
 

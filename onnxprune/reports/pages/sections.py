@@ -229,3 +229,9 @@ def frozen_sections(frozen: Sequence[FrozenRow]) -> Iterator[Section]:
     total = sum(row.channels for row in frozen)
     headings = ("channels", "why they stay", "operator", "node", "weights")
     yield Section("Frozen", f"{total:,} channels", table=Table(headings, rows, frozenset({0}), open=15))
+
+
+def notes_sections(notes: Sequence[str]) -> Iterator[Section]:
+    """Yields the section with what else is worth knowing, if anything is."""
+    if notes:
+        yield Section("Notes", lines=notes)
