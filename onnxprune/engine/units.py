@@ -116,20 +116,27 @@ def find_units(coupling: Coupling) -> Units:
 def _distinct_rectangles(labels: Labels, rectangles: Sequence[Array], reasons: Array) -> list[Array]:
     """Returns each rectangle with anything free in it once, however it is turned, as roots without repeated rows."""
     found: dict[bytes, Array] = {}
+    seen: set[bytes] = set()
     for a in {id(a): a for a in rectangles}.values():
         roots = labels.find(a).reshape([n for n in a.shape if n > 1])
-        if (reasons[roots] >= 0).all():
+        if _key(roots) in seen or (reasons[roots] >= 0).all():
             continue
+        seen.add(_key(roots))
         for axis in range(roots.ndim):
             flat = np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)
             _, first = np.unique(flat, axis=0, return_index=True)
             roots = roots.take(np.sort(first), axis)
         roots = roots.reshape([n for n in roots.shape if n > 1])
         turned = [roots.transpose(p) for p in permutations(range(roots.ndim))]
-        keys = [repr(r.shape).encode() + r.tobytes() for r in turned]
+        keys = [_key(r) for r in turned]
         if roots.ndim > 1 and not any(key in found for key in keys):
             found[keys[0]] = roots
     return list(found.values())
+
+
+def _key(rectangle: Array) -> bytes:
+    """Returns what equal rectangles have in common."""
+    return repr(rectangle.shape).encode() + rectangle.tobytes()
 
 
 def _components(labels: Labels, rectangles: list[Array], reasons: Array) -> Array:
