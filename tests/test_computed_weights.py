@@ -100,3 +100,55 @@ def test_a_weight_that_loses_no_input_is_left_as_it_is() -> None:
     assert [n.inputs[0].name for n in gathers if n.inputs[0] is not None] == ["b_ready"]
     assert small.graph.initializers["b"].shape == [8, 6, 1, 1]
     assert small.graph.initializers["a"].shape == [4, 3, 3, 3]
+
+
+def snake(how: str, frequencies: np.ndarray) -> onnx.ModelProto:
+    """Returns two linear layers with x + sin(a x)^2 / a between them, written in one of several ways."""
+    rng = np.random.default_rng(0)
+    node = helper.make_node
+    divided = {
+        "shared": [node("Div", ["squared", "a"], ["part"])],
+        "copied": [node("Identity", ["a"], ["b"]), node("Div", ["squared", "b"], ["part"])],
+        "moved": [node("Add", ["a", "epsilon"], ["b"]), node("Div", ["squared", "b"], ["part"])],
+        "reciprocal": [
+            node("Identity", ["a"], ["b"]),
+            node("Reciprocal", ["b"], ["c"]),
+            node("Mul", ["squared", "c"], ["part"]),
+        ],
+    }
+    nodes = [
+        node("MatMul", ["x", "first"], ["h"]),
+        node("Mul", ["h", "a"], ["turned"]),
+        node("Sin", ["turned"], ["wave"]),
+        node("Mul", ["wave", "wave"], ["squared"]),
+        *divided[how],
+        node("Add", ["h", "part"], ["sum"]),
+        node("MatMul", ["sum", "second"], ["y"]),
+    ]
+    constants = {
+        "first": rng.normal(size=(5, 12)).astype(np.float32),
+        "second": rng.normal(size=(12, 3)).astype(np.float32),
+        "a": frequencies.astype(np.float32),
+        "epsilon": np.array(0.1, np.float32),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 5])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(v, n) for n, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("how", ["shared", "copied", "moved", "reciprocal"])
+def test_a_divisor_made_of_constants_stays_whole(how: str) -> None:
+    outcome = check_model(snake(how, np.linspace(0.5, 3, 12)))
+    assert outcome.wrong == ()
+    assert outcome.units == (12,), outcome.frozen
+    assert outcome.cuts
+
+
+def test_a_divisor_with_a_zero_in_it_is_left_alone() -> None:
+    outcome = check_model(snake("shared", np.arange(12)))
+    assert outcome.units == (), outcome.units

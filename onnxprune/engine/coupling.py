@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.engine.labels import Array, Labels, Reason, settle
-from onnxprune.engine.tensors import Tensor, Verbs
+from onnxprune.engine.tensors import Tensor, Verbs, leaf
 from onnxprune.graph.constants import constants, is_constant
 from onnxprune.graph.dependence import captured, subgraphs
 from onnxprune.graph.flat import Flat
@@ -50,6 +49,7 @@ class Selected:
     """A value computed from constants alone; readers take the living part of axes that it is computed whole on.
 
     A standardised weight is such a one: its statistics run over its inputs, so these can't go before it is computed.
+    A divisor is another: it must not be zero in the masked original, so it stays whole up to its reader.
     """
 
     name: str
@@ -141,6 +141,7 @@ class _Walk:
         self.leaves: dict[str, Tensor] = {}
         self.uniform: dict[str, bool] = {}
         self.computed: set[str] = set()  # from constants alone
+        self.whole: set[str] = set()  # of these, what nodes read that must not read a zero, and nothing else does
         self.selected: dict[str, Selected] = {}
         self.quantized = {v.name for n in self.graph for v in _quantized_inputs(n)}
         self.pinned = {v.name for v in self.graph.outputs if v.name} | {
@@ -151,6 +152,8 @@ class _Walk:
         for v in self.graph.inputs:
             if v.name and v.name not in self.constants and v.name in self.trace.shapes:
                 self.out.tensors[v.name] = Tensor(self.trace.shapes[v.name][0])
+        if self.out.flat is None:
+            self.whole = self._whole()
         for index, node in enumerate(self.graph):
             self._visit(index, node)
         for name in self.pinned:
@@ -170,11 +173,14 @@ class _Walk:
             return
         where = self.out.where(index)
         inputs = [self._input(node, slot) for slot in range(len(node.inputs))]
+        if node.outputs[0].name in self.whole:
+            self.out.seen.append(tuple(None if t is None else Tensor(t.shape) for t in inputs))
+            self.out.tensors |= {str(v.name): Tensor(self.trace.shapes[str(v.name)][0]) for v in node.outputs}
+            return
         if self._is_computed(node):
             self.computed |= {v.name for v in node.outputs if v.name in self.trace.static}
         else:
             inputs = [self._select(index, node, slot, t) for slot, t in enumerate(inputs)]
-        self.out.seen.append(tuple(inputs))
         version = self.graph.opset_imports.get(node.domain, 1) if node.domain not in ("", "ai.onnx") else self._opset()
         site = Site(node, version, self.trace, self.out.labels, inputs, where, self.approximate)
         site.direct = frozenset(
@@ -185,14 +191,20 @@ class _Walk:
             and v.name not in self.pinned
             and (self.readers[v.name] == 1 or self._is_uniform(v.name))
         )
+        site.pickable = self._pickable(node)
         outputs = self._apply(site, where)
+        for slot, own in site.picked.items():
+            inputs[slot] = own
+            axes = tuple(k for k in range(len(own.shape)) if own.labelled(k))
+            self.out.selected.append(Selected(str(site.name(slot)), own, axes, [(index, slot)]))
+        self.out.seen.append(tuple(inputs))
         for v, t in zip(node.outputs, outputs, strict=True):
             if v.name and t is not None:
                 self.out.tensors[v.name] = t if v.name not in self.filled else Tensor(t.shape, t.arrays)
         self.out.produced += site.produced
         self.out.contracted += [(index, a) for a in site.contracted]
         for slot, (value, t) in enumerate(zip(node.inputs, inputs, strict=True)):
-            if value is not None and t is not None and value.name in self.constants:
+            if value is not None and t is not None and value.name in self.constants and slot not in site.picked:
                 arrays = site.claims.get(slot, t.arrays)
                 if arrays:
                     self.out.uses.append(Use(index, slot, str(value.name), t.shape, arrays))
@@ -203,6 +215,44 @@ class _Walk:
             return False
         given = [v.name for v in node.inputs if v is not None and v.name]
         return bool(given) and all(name in self.constants or name in self.computed for name in given)
+
+    def _whole(self) -> set[str]:
+        """Returns the values, computed from constants alone, that are read only where they must not become zero.
+
+        What they are computed from stays whole for them, so that they are the same in the masked original.
+        """
+        made: dict[str, ir.Node] = {}
+        for node in self.graph:
+            known = all(v is None or v.name in self.constants or v.name in made for v in node.inputs)
+            if node.inputs and known and node.op_type != "DequantizeLinear":
+                made |= {str(v.name): node for v in node.outputs}
+
+        def stays(node: ir.Node) -> bool:
+            uses = [use for v in node.outputs for use in v.uses()]
+            read = all(use.idx in _nonzero(use.node) or use.node.outputs[0].name in whole for use in uses)
+            made_whole = all(v is None or v.name in self.constants or v.name in whole for v in node.inputs)
+            return read and made_whole and all(map(self._is_plain, node.outputs))
+
+        whole = set(made)
+        while left := {name for name in whole if not stays(made[name])}:
+            whole -= left
+        return whole
+
+    def _is_plain(self, value: ir.Value) -> bool:
+        """Returns whether a value's contents are known, the same in both runs, and read by nodes of the graph alone."""
+        values = self.trace.values.get(value.name or "")
+        return values is not None and np.array_equal(*values) and value.name not in self.pinned
+
+    def _pickable(self, node: ir.Node) -> frozenset[int]:
+        """Returns the inputs that stay whole up to a node that picks what is left of them."""
+        if self.out.flat is not None:
+            return frozenset()
+        names = {k: v.name or "" for k, v in enumerate(node.inputs) if v is not None and k in _nonzero(node)}
+        return frozenset(
+            k
+            for k, name in names.items()
+            if name in self.whole or (name in self.constants and self.constants[name].dtype.is_floating_point())
+        )
 
     def _select(self, index: int, node: ir.Node, slot: int, t: Tensor | None) -> Tensor | None:
         """Returns a computed weight with labels of its own on axes that can't be cut before it is computed."""
@@ -219,7 +269,7 @@ class _Walk:
             axes = tuple(k for k, n in enumerate(t.shape) if n > 1 and not any(a.shape[k] > 1 for a in alive))
             if not axes or not alive:
                 return t
-            fresh = _leaf(self.out.labels, [n if k in axes else 1 for k, n in enumerate(t.shape)], zero=False).arrays
+            fresh = leaf(self.out.labels, [n if k in axes else 1 for k, n in enumerate(t.shape)], zero=False).arrays
             zero = frozenset(k for k in t.zero if k not in axes)
             self.selected[name] = Selected(name, Tensor(t.shape, (*alive, *fresh), zero), axes)
             self.out.selected.append(self.selected[name])
@@ -255,6 +305,7 @@ class _Walk:
         """Freezes what enters; what leaves carries no labels, or labels of its own where it is input-independent."""
         site.claims.clear()
         site.produced.clear()
+        site.picked.clear()
         entering = [t for t in site.given() if t.arrays]
         if entering:
             self.out.barriers.append(Reason(where, site.op, why))
@@ -271,9 +322,9 @@ class _Walk:
             return t
         if values[0].dtype.kind not in "fV" or values[0].shape != t.shape or not np.array_equal(*values):
             return t
-        leaf = _leaf(self.out.labels, t.shape, zero=False)
-        self.out.folded.append(Folded(name, leaf))
-        return leaf
+        own = leaf(self.out.labels, t.shape, zero=False)
+        self.out.folded.append(Folded(name, own))
+        return own
 
     def _input(self, node: ir.Node, slot: int) -> Tensor | None:
         value = node.inputs[slot]
@@ -295,13 +346,13 @@ class _Walk:
         if name in self.fixed or not (
             _carries_labels(tensor) or (name in self.quantized and tensor.dtype == ir.DataType.INT32)
         ):
-            leaf = Tensor(shape)
+            own = Tensor(shape)
         else:
-            leaf = _leaf(self.out.labels, shape, zero=True)
+            own = leaf(self.out.labels, shape, zero=True)
             if self.readers[name] > 1 and name not in self.pinned and self._is_uniform(name):
-                return leaf
-        self.leaves[name] = leaf
-        return leaf
+                return own
+        self.leaves[name] = own
+        return own
 
     def _is_uniform(self, name: str | None) -> bool:
         assert name is not None
@@ -318,6 +369,12 @@ def is_uniform(tensor: ir.TensorProtocol) -> bool:
     return bool((data[:64] == data[0]).all() and (data == data[0]).all())
 
 
+def _nonzero(node: ir.Node) -> frozenset[int]:
+    """Returns the inputs of a node that must not become zero."""
+    home = lookup(node)
+    return home.nonzero_slots if home is not None else frozenset()
+
+
 def _quantized_inputs(node: ir.Node) -> list[ir.Value]:
     """Returns the inputs of a node that hold quantized numbers."""
     home = lookup(node)
@@ -329,10 +386,3 @@ def _carries_labels(tensor: ir.TensorProtocol) -> bool:
     """Floats and narrow integers (quantized weights) carry labels; others are sizes, indices and masks, unless a node
     reads them as quantized numbers."""
     return tensor.dtype.is_floating_point() or tensor.dtype in QUANTIZED_TYPES
-
-
-def _leaf(labels: Labels, shape: Sequence[int], *, zero: bool) -> Tensor:
-    """Returns a tensor with fresh labels on every axis longer than 1."""
-    axes = [k for k, n in enumerate(shape) if n > 1]
-    arrays = tuple(labels.fresh(*(n if k == axis else 1 for k, n in enumerate(shape))) for axis in axes)
-    return Tensor(tuple(shape), arrays, frozenset(axes if zero else ()))

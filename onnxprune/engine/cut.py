@@ -129,20 +129,20 @@ class _Editor:
     def select(self) -> None:
         """Puts a Gather behind computed weights that readers need a part of."""
         for s in self.coupling.selected:
-            value = self.nodes[s.readers[0][0]].inputs[s.readers[0][1]]
-            producer = None if value is None else value.producer()
-            assert value is not None and producer is not None
-            part, behind = value, producer
+            reader = self.nodes[s.readers[0][0]]
+            part = value = reader.inputs[s.readers[0][1]]
+            assert part is not None and value is not None
+            producer = value.producer()
             for axis in s.axes:
                 if not self.cutting.is_cut(s.tensor, axis):
                     continue
                 kept = ir.Tensor(self.cutting.kept(s.tensor, axis).astype(np.int64))
-                index = add_constant(self.model, f"{s.name}_kept", kept, behind)
-                name = free_name(self.model, f"{producer.name or s.name}_kept")
+                index = add_constant(self.model, f"{s.name}_kept", kept, reader)
+                name = free_name(self.model, f"{(producer.name if producer else None) or s.name}_kept")
                 gather = ir.node("Gather", [part, index], attributes={"axis": axis}, name=name)
                 gather.outputs[0].name, gather.outputs[0].type = free_name(self.model, s.name), value.type
-                self.graph.insert_after(behind, gather)
-                part, behind = gather.outputs[0], gather
+                self.graph.insert_before(reader, gather)
+                part = gather.outputs[0]
             if part is not value:
                 for node, slot in s.readers:
                     self.nodes[node].replace_input_with(slot, part)

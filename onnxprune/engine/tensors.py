@@ -47,6 +47,13 @@ def spans(array: Array) -> tuple[int, ...]:
     return tuple(k for k, n in enumerate(array.shape) if n > 1)
 
 
+def leaf(labels: Labels, shape: Sequence[int], *, zero: bool) -> Tensor:
+    """Returns a tensor with fresh labels on every axis longer than 1; `zero`: these are zero where they are cut."""
+    axes = [k for k, n in enumerate(shape) if n > 1]
+    arrays = tuple(labels.fresh(*(n if k == axis else 1 for k, n in enumerate(shape))) for axis in axes)
+    return Tensor(tuple(shape), arrays, frozenset(axes if zero else ()))
+
+
 class Verbs:
     """The closed vocabulary of coupling rules, over one set of labels; `reason` says on whose behalf."""
 

@@ -38,17 +38,25 @@ elementwise(
     zero="none",
 )
 
-div = operator("Div", "Mod", doc="elementwise; labels of a divisor that would be zero when cut are frozen")
-infinite = operator(
-    "Log", "Reciprocal", "Acosh", doc="elementwise; labels whose slots would be zero when cut are frozen"
+div = operator(
+    "Div",
+    "Mod",
+    doc="elementwise; a divisor made of constants stays whole, labels of others that would be zero are frozen",
 )
+div.nonzero_slots = frozenset({1})
+infinite = operator(
+    *("Log", "Reciprocal", "Acosh"),
+    doc="elementwise; what is made of constants stays whole, other labels that would be zero when cut are frozen",
+)
+infinite.nonzero_slots = frozenset({0})
 extreme = operator(
     "Max", "Min", doc="elementwise; a cut slot is zero if it is in all operands (the number 0 is everywhere)"
 )
 like = operator("CastLike", doc="elementwise on the first input; of the second only the type is read")
 pow_ = operator(
-    "Pow", doc="elementwise; labels of an exponent table are frozen, and of a base under a negative exponent"
+    "Pow", doc="elementwise; a table of exponents stays whole, labels of a base under a negative exponent are frozen"
 )
+pow_.nonzero_slots = frozenset({1})
 where = operator("Where", doc="elementwise; a cut slot is zero if it is in both branches")
 clip = operator("Clip", doc="elementwise; a cut slot stays zero if 0 lies inside the bounds")
 shrink = operator("Shrink", doc="elementwise; a cut slot stays zero if 0 lies inside the threshold")
@@ -62,28 +70,34 @@ def freeze_zero_axes(op: Site, t: Tensor, why: str) -> None:
             op.freeze(a, why)
 
 
+def nonzero(op: Site, slot: int, why: str) -> Tensor:
+    """Returns an input that must not become zero: whole where it is made of constants, else what would be stays."""
+    if (kept := op.whole(slot)) is not None:
+        return kept
+    freeze_zero_axes(op, op[slot], why)
+    return op[slot]
+
+
 @div.coupling
 def couple_div(op: Site) -> Tensor:
-    """A divisor whose cut slots are zero would divide by zero in the masked original."""
-    freeze_zero_axes(op, op[1], "a divisor would be zero where it is cut")
-    return op.unify(op[0], op[1], zero="first")
+    """A divisor whose cut slots are zero would divide by zero in the masked original; a constant one is not masked."""
+    return op.unify(op[0], nonzero(op, 1, "a divisor would be zero where it is cut"), zero="first")
 
 
 @infinite.coupling
 def couple_infinite(op: Site) -> Tensor:
     """f(0) is no number, so what would be zero in the masked original stays."""
-    freeze_zero_axes(op, op[0], f"{op.op} of a slot that would be zero where it is cut")
-    return op.unify(op[0], zero="none")
+    return op.unify(nonzero(op, 0, f"{op.op} of a slot that would be zero where it is cut"), zero="none")
 
 
 @pow_.coupling
 def couple_pow(op: Site) -> Tensor:
     """0 ** e is 0 for a positive exponent and infinite for a negative one; an exponent table must not be masked."""
-    freeze_zero_axes(op, op[1], "an exponent would be zero where it is cut")
+    table = nonzero(op, 1, "an exponent would be zero where it is cut")
     exponent = op.value(1)
     if exponent is None or (exponent < 0).any():
         freeze_zero_axes(op, op[0], "a base would be zero where it is cut, under an exponent that can be negative")
-    return op.unify(op[0], op[1], zero="first" if exponent is not None and (exponent > 0).all() else "none")
+    return op.unify(op[0], table, zero="first" if exponent is not None and (exponent > 0).all() else "none")
 
 
 @extreme.coupling

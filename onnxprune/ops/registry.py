@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.engine.labels import Labels, Reason
-from onnxprune.engine.tensors import Tensor, Verbs
+from onnxprune.engine.tensors import Tensor, Verbs, leaf
 from onnxprune.graph.trace import Trace
 
 Shape = tuple[int, ...]
@@ -104,6 +104,8 @@ class Site(Node, Verbs):
         self.direct: frozenset[int] = (
             frozenset()
         )  # inputs that are constants used here only: their labels may be claimed
+        self.pickable: frozenset[int] = frozenset()  # inputs that a node may stand before, which picks what is left
+        self.picked: dict[int, Tensor] = {}
 
     def __getitem__(self, slot: int) -> Tensor:
         """Returns the labelled input; raises Unsupported where it is absent."""
@@ -119,6 +121,17 @@ class Site(Node, Verbs):
     def given(self) -> list[Tensor]:
         """Returns the labelled inputs that are there."""
         return [t for t in self.inputs if t is not None]
+
+    def whole(self, slot: int) -> Tensor | None:
+        """Returns an input without zeros, made of constants alone, with labels of its own.
+
+        It is never set to zero: what is left of it is picked right before this node. None where that can't be.
+        """
+        content = self.value(slot) if slot in self.pickable else None
+        if content is None or not content.all() or max(content.shape, default=1) == 1:
+            return None
+        self.picked[slot] = leaf(self.labels, content.shape, zero=False)
+        return self.picked[slot]
 
     def produce(self, labels: np.ndarray) -> None:
         """Says that a parameter here makes these indices: they can be units."""
@@ -279,6 +292,7 @@ class Operator:
         self.size_slots = frozenset(size_slots)  # inputs that carry sizes, indices or bounds
         self.quantized = dict(quantized or {})
         self.scale_slots: frozenset[int] = frozenset()  # inputs that scale channels of unit variance
+        self.nonzero_slots: frozenset[int] = frozenset()  # inputs that must not become zero, as divisors
         what = "/".join(names)
         self.coupling: Slot[Callable[[Site], Output]] = Slot(f"coupling of {what}")
         self.macs: Slot[MacsRule] = Slot(f"MACs of {what}")

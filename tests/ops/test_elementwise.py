@@ -10,6 +10,7 @@ from onnxprune.testing import Case, Consumer, Data, Weight
 BOOL, INT32, UINT8 = "Cast:9", "Cast:6", "Cast:2"
 X = Data((0, 8, 5))
 TWO, HALF, MINUS = (np.array(v, np.float32) for v in (2, 0.5, -0.5))
+EXPONENTS = np.linspace(0.5, 2, 8, dtype=np.float32).reshape(8, 1)
 
 
 def through(*ops: str) -> Data:
@@ -101,15 +102,14 @@ ROWS = [
     Case("PRelu", (X, Weight((8, 1))), units=(8,)),
     Case("PRelu", (X, Weight((1,))), opset=9, units=(8,)),
     Case("Mod", (X, TWO), {"fmod": 1}, units=(8,)),
-    Case(
-        "Mod", (X, Weight((8, 1))), {"fmod": 1}, units=(), why="a divisor would be zero where it is cut", missing=True
-    ),
+    Case("Mod", (X, Weight((8, 1))), {"fmod": 1}, units=(8,), why="a constant divisor stays whole"),
     Case("Div", (X, TWO), units=(8,)),
-    Case("Div", (X, Weight((8, 1))), units=(), why="a divisor would be zero where it is cut", missing=True),
+    Case("Div", (X, Weight((8, 1))), units=(8,), why="a constant divisor stays whole"),
     Case("Div", (X, through("Sigmoid")), units=(8,)),
     Case("Div", (TWO, through("Sigmoid")), units=(8,), summed=()),
     Case("Pow", (X, TWO), units=(8,)),
     Case("Pow", (through("Abs"), HALF), opset=12, units=(8,)),
+    Case("Pow", (through("Abs"), EXPONENTS), units=(8,), why="a table of exponents stays whole"),
     Case("Pow", (through("Abs"), MINUS), units=(), why="infinite at 0", missing=True),
     Case("Pow", (through("Sigmoid"), MINUS), units=(8,), summed=()),
     Case("Pow", (X, np.zeros(1, np.float32)), units=(8,), summed=(), why="0 ** 0 is 1"),
