@@ -66,3 +66,31 @@ def test_a_target_that_sizes_keep_out_of_reach_is_said_to_be(dry_run: bool, monk
     options = {"criterion": "l1", "compensate": "none", "allocation": "uniform"}
     with pytest.raises(onnxprune.TargetError, match="macs"):
         onnxprune.prune(two_heads(), target={"macs": 0.8}, dry_run=dry_run, **options)
+
+
+def counted() -> onnx.ModelProto:
+    """Returns a net whose Reshape takes one of its sizes from data and two from constants."""
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w0"], ["hidden"]),
+        node("Relu", ["hidden"], ["active"]),
+        node("MatMul", ["active", "w1"], ["h"]),
+        node("ReduceSum", ["x", "axis"], ["one"], keepdims=0),
+        node("Equal", ["one", "one"], ["there"]),
+        node("Cast", ["there"], ["each"], to=onnx.TensorProto.INT64),
+        node("ReduceSum", ["each"], ["count"], keepdims=0),
+        node("Unsqueeze", ["count", "first"], ["counted"]),
+        node("Concat", ["counted", "rest"], ["split"], axis=0),
+        node("Reshape", ["h", "split"], ["heads"], "split"),
+        node("MatMul", ["heads", "w2"], ["y"]),
+    ]
+    weights = [tensor("w0", 5, 12), tensor("w1", 12, 16, seed=1), tensor("w2", 4, 3, seed=2)]
+    numbers = {"axis": [1], "first": [0], "rest": [4, 4]}
+    weights += [numpy_helper.from_array(np.array(v), name) for name, v in numbers.items()]
+    return model_of(nodes, weights, inputs=[floats("x", "a", 5)], outputs=[floats("y", "a", 4, 3)])
+
+
+def test_a_size_beside_one_that_depends_on_data_is_not_taken_to_follow() -> None:
+    result = onnxprune.prune(counted(), ratio=0.5, criterion="l1", compensate="none")
+    assert [(group.units, group.cut) for group in result.report.groups] == [(12, 6)]
+    assert not any("refused" in warning for warning in result.report.warnings)

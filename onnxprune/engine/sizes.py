@@ -119,6 +119,23 @@ class _Sizes:
         pair = self._expected(name)
         return None if pair is None else pair[run]
 
+    def entry(self, index: int, slot: int, k: int, run: int) -> int | None:
+        """Returns entry `k` of what arrives at an input, looked for in the parts that a Concat puts together."""
+        whole = self.arriving(index, slot, run)
+        if whole is not None:
+            return int(whole.reshape(-1)[k])
+        maker = self.producer.get(self._name(index, slot) or "")
+        if maker is None or self.nodes[maker].op_type != "Concat":
+            return None
+        for part in range(len(self.nodes[maker].inputs)):
+            size = self.trace.shapes.get(self._name(maker, part) or "", ((), ()))[run]
+            if len(size) != 1:
+                return None
+            if k < size[0]:
+                return self.entry(maker, part, k, run)
+            k -= size[0]
+        return None
+
     def _name(self, index: int, slot: int) -> str | None:
         inputs = self.nodes[index].inputs
         v = inputs[slot] if slot < len(inputs) else None
@@ -406,6 +423,10 @@ class SizeSite:
     def arriving(self, slot: int, run: int = 0) -> np.ndarray | None:
         """Returns the contents that arrive after the cut and the edits so far, None where they depend on data."""
         return self._sizes.arriving(self.index, slot, run)
+
+    def entry(self, slot: int, k: int, run: int = 0) -> int | None:
+        """Returns entry `k` of the list of sizes that arrives at an input, None where just this one depends on data."""
+        return self._sizes.entry(self.index, slot, k, run)
 
     def kept(self, slot: int, axis: int) -> Array:
         """Returns the positions of an input's axis that stay."""

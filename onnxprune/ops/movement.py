@@ -66,6 +66,8 @@ def size_reshape(op: Sized) -> Iterable[Need]:
     for run in (0, 1):
         target = op.arriving(1, run) if op.has(1) else np.array(op.attr("shape"), np.int64)
         if target is None:
+            if any(op.entry(1, k, run) not in (None, 0, -1, n) for k, n in enumerate(op.new_out(0, run))):
+                raise Unsupported("a size that depends on data stands beside one that the cut changes")
             return
         new, allowzero = op.new_out(0, run), op.attr("allowzero", 0)
         if reshaped(op.new(0, run), target.tolist(), allowzero) == new:

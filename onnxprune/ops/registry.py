@@ -230,6 +230,10 @@ class Sized(Protocol):
         """Returns the contents that arrive after the cut and the edits so far, None where they depend on data."""
         ...
 
+    def entry(self, slot: int, k: int, run: int = 0) -> int | None:
+        """Returns entry `k` of the list of sizes that arrives at an input, None where just this one depends on data."""
+        ...
+
     def kept(self, slot: int, axis: int) -> np.ndarray:
         """Returns the positions of an input's axis that stay."""
         ...
