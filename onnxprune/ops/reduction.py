@@ -9,11 +9,13 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxprune.engine.tensors import Tensor
 from onnxprune.ops.elementwise import freeze_zero_axes
 from onnxprune.ops.pooling import resized
 from onnxprune.ops.registry import Scale, Site, Sized, Unsupported, operator
+from onnxprune.ops.zero_points import MOVING
 
 exact = operator(
     *("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"),
@@ -28,7 +30,8 @@ mean = operator(
 tying = operator(
     *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp"),
     size_slots=(1,),
-    doc="extremes: the reduced axis can be cut where its slots are zero (a node behind minds the 0), else it is tied",
+    doc="extremes: the reduced axis can be cut where its slots are zero (a node behind minds the 0), else, and where "
+    "candidates are picked by them, it is tied",
 )
 softmax = operator("Softmax", "LogSoftmax", "Hardmax", doc="the axis is tied (before opset 13 all axes from it on)")
 along = operator("CumSum", "LpNormalization", doc="the axis can be cut where its slots are zero, else it is tied")
@@ -40,6 +43,10 @@ over = operator(
 topk = operator("TopK", size_slots=(1,), doc="the axis is tied")
 arg = operator("ArgMax", "ArgMin", doc="the axis is tied")
 trilu = [operator("Trilu", domain=d, doc="the last two axes are tied") for d in ("", "com.microsoft")]
+
+
+DECIDING = frozenset({"TopK", "ArgMax", "ArgMin", "NonMaxSuppression"})
+PASSING = MOVING | {"Sigmoid", "Cast", "Mul", "Where"}
 
 
 def reduced_axes(op: Site, since: int) -> list[int]:
@@ -96,8 +103,23 @@ def couple_tying(op: Site) -> Tensor:
     # an extreme is that of the kept slots and of 0, which the cut ones are
     exact = op.op in ("ReduceMax", "ReduceMin") and op.version >= 8
     why = "compares channels that are not zero once they are cut"
+    if exact and _decides(op.node.outputs[0]):
+        exact, why = False, "candidates are picked by the largest of these, which a cut one, at 0, could be"
     out = op.reduce(op[0], reduced_axes(op, 18), keepdims=bool(op.attr("keepdims", 1)), exact=exact, why=why)
     return out if op.op in ("ReduceMax", "ReduceMin", "ReduceProd") else Tensor(out.shape, out.arrays)
+
+
+def _decides(value: ir.Value) -> bool:
+    """Returns whether candidates are picked by these numbers, as they are or moved to other places."""
+    seen, front = set[int](), [value]
+    while front:
+        for use in front.pop().uses():
+            if use.node.op_type in DECIDING:
+                return True
+            if use.node.op_type in PASSING and id(use.node) not in seen:
+                seen.add(id(use.node))
+                front += use.node.outputs
+    return False
 
 
 @tying.sizes

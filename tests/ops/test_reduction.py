@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from hostile import floats, model_of, tensor
+from onnx import helper, numpy_helper
 from rows import prove, table
 
-from onnxprune.testing import Case, Consumer, Data
+from onnxprune.testing import Case, Consumer, Data, check_model
 
 X = Data((0, 6, 5))
 SHIFTED = Data((0, 6, 5), (1,), ("Sigmoid",))
@@ -106,3 +109,23 @@ ROWS = [
 @table(ROWS)
 def test_a_cut_is_exact(case: Case, consumer: Consumer) -> None:
     prove(case, consumer)
+
+
+@pytest.mark.parametrize(("reader", "units"), [("TopK", (12,)), ("Relu", (7, 12))])
+def test_scores_that_candidates_are_picked_by_stay(reader: str, units: tuple[int, ...]) -> None:
+    """Class scores are mostly negative: the largest of them and a cut one's 0 would always be 0."""
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["x", "w0"], ["h"]),
+        node("Relu", ["h"], ["active"]),
+        node("MatMul", ["active", "w1"], ["scores"]),
+        node("ReduceMax", ["scores"], ["best"], axes=[-1], keepdims=0),
+        node("Sigmoid", ["best"], ["sure"]),
+        node(reader, ["sure", "two"], ["y", "which"]) if reader == "TopK" else node(reader, ["sure"], ["y"]),
+    ]
+    two = numpy_helper.from_array(np.array([2]), "two")
+    out = floats("y", "N", 2 if reader == "TopK" else 5)
+    weights = [tensor("w0", 3, 12), tensor("w1", 12, 7, seed=1), two]
+    outcome = check_model(model_of(nodes, weights, inputs=[floats("x", "N", 5, 3)], outputs=[out]))
+    assert outcome.wrong == ()
+    assert outcome.units == units, outcome.frozen
