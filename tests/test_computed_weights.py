@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
+import onnxprune
 from onnxprune.engine.coupling import couple
 from onnxprune.engine.cut import cut
 from onnxprune.engine.cutting import Cutting
@@ -152,3 +153,11 @@ def test_a_divisor_made_of_constants_stays_whole(how: str) -> None:
 def test_a_divisor_with_a_zero_in_it_is_left_alone() -> None:
     outcome = check_model(snake("shared", np.arange(12)))
     assert outcome.units == (), outcome.units
+
+
+@pytest.mark.parametrize("model", [net(False), net(False, readers=2), snake("shared", np.linspace(0.5, 3, 12))])
+def test_a_file_that_picks_what_is_left_is_recognised(model: onnx.ModelProto) -> None:
+    result = onnxprune.prune(model, ratio=0.5, criterion="l1", compensate="none")
+    assert any(node.op_type == "Gather" for node in result.model.graph)
+    found = onnxprune.validate(model, ir.to_proto(result.model))
+    assert found.exactness is not None and found.exactness.exact, found.exactness

@@ -151,7 +151,7 @@ class _Grown:
         nodes = list(self.model.graph)
         before, after = constants(coupling.model.graph), constants(view.graph)
         written = {*rewrite.edges, *rewrite.factors}
-        for index, there in _paired(coupling, rewrite, list(view.graph)):
+        for index, there in _paired(self.cutting, rewrite, list(view.graph)):
             for slot, value in enumerate(there.inputs):
                 if value is None or value.name not in after or (index, slot) in written:
                     continue
@@ -213,17 +213,22 @@ class _Grown:
         return full
 
 
-def _paired(coupling: Coupling, rewrite: Rewrite, nodes: Sequence[ir.Node]) -> Iterator[tuple[int, ir.Node]]:
+def _paired(cutting: Cutting, rewrite: Rewrite, nodes: Sequence[ir.Node]) -> Iterator[tuple[int, ir.Node]]:
     """Yields the numbers of the original's nodes, each with the node of the pruned model that it became.
 
     Raises:
         _Unlike: there is none.
     """
+    coupling = cutting.coupling
     there = iter([n for n in nodes if not is_constant(n)])
     added = [index for index, _ in rewrite.scales]
+    picked = [s.readers[0][0] for s in coupling.selected for axis in s.axes if cutting.is_cut(s.tensor, axis)]
     for index, node in enumerate(coupling.nodes):
         if is_constant(node):
             continue
+        for _ in range(picked.count(index)):
+            if getattr(next(there, None), "op_type", None) != "Gather":
+                raise _Unlike(f"the pruned model does not pick what {_at(node)} needs")
         other = next(there, None)
         if other is None or (other.op_type, other.domain, other.name) != (node.op_type, node.domain, node.name):
             found = "nothing" if other is None else _at(other)
