@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hostile import floats, model_of, tensor
 from onnx import helper, numpy_helper
 
 import onnxprune
@@ -105,7 +106,6 @@ def test_a_weight_that_loses_no_input_is_left_as_it_is() -> None:
 
 def snake(how: str, frequencies: np.ndarray) -> onnx.ModelProto:
     """Returns two linear layers with x + sin(a x)^2 / a between them, written in one of several ways."""
-    rng = np.random.default_rng(0)
     node = helper.make_node
     divided = {
         "shared": [node("Div", ["squared", "a"], ["part"])],
@@ -126,20 +126,9 @@ def snake(how: str, frequencies: np.ndarray) -> onnx.ModelProto:
         node("Add", ["h", "part"], ["sum"]),
         node("MatMul", ["sum", "second"], ["y"]),
     ]
-    constants = {
-        "first": rng.normal(size=(5, 12)).astype(np.float32),
-        "second": rng.normal(size=(12, 3)).astype(np.float32),
-        "a": frequencies.astype(np.float32),
-        "epsilon": np.array(0.1, np.float32),
-    }
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 5])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 3])],
-        [numpy_helper.from_array(v, n) for n, v in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    weights = [tensor("first", 5, 12), tensor("second", 12, 3, seed=1)]
+    weights += [numpy_helper.from_array(np.float32(v), name) for name, v in (("a", frequencies), ("epsilon", 0.1))]
+    return model_of(nodes, weights, inputs=[floats("x", "N", 5)], outputs=[floats("y", "N", 3)])
 
 
 @pytest.mark.parametrize("how", ["shared", "copied", "moved", "reciprocal"])

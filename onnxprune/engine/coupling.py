@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -177,7 +178,7 @@ class _Walk:
             self.out.seen.append(tuple(None if t is None else Tensor(t.shape) for t in inputs))
             self.out.tensors |= {str(v.name): Tensor(self.trace.shapes[str(v.name)][0]) for v in node.outputs}
             return
-        if self._is_computed(node):
+        if self._is_made_of(node, self.computed):
             self.computed |= {v.name for v in node.outputs if v.name in self.trace.static}
         else:
             inputs = [self._select(index, node, slot, t) for slot, t in enumerate(inputs)]
@@ -209,12 +210,12 @@ class _Walk:
                 if arrays:
                     self.out.uses.append(Use(index, slot, str(value.name), t.shape, arrays))
 
-    def _is_computed(self, node: ir.Node) -> bool:
-        """Returns whether a node reads nothing but constants and what is computed from them alone."""
+    def _is_made_of(self, node: ir.Node, known: Container[str]) -> bool:
+        """Returns whether a node reads nothing but constants and what is known to be computed from them alone."""
         if node.op_type == "DequantizeLinear":  # runtimes fuse it with its reader, which a node between would prevent
             return False
         given = [v.name for v in node.inputs if v is not None and v.name]
-        return bool(given) and all(name in self.constants or name in self.computed for name in given)
+        return bool(given) and all(name in self.constants or name in known for name in given)
 
     def _whole(self) -> set[str]:
         """Returns the values, computed from constants alone, that are read only where they must not become zero.
@@ -223,15 +224,13 @@ class _Walk:
         """
         made: dict[str, ir.Node] = {}
         for node in self.graph:
-            known = all(v is None or v.name in self.constants or v.name in made for v in node.inputs)
-            if node.inputs and known and node.op_type != "DequantizeLinear":
+            if self._is_made_of(node, made):
                 made |= {str(v.name): node for v in node.outputs}
 
         def stays(node: ir.Node) -> bool:
             uses = [use for v in node.outputs for use in v.uses()]
             read = all(use.idx in _nonzero(use.node) or use.node.outputs[0].name in whole for use in uses)
-            made_whole = all(v is None or v.name in self.constants or v.name in whole for v in node.inputs)
-            return read and made_whole and all(map(self._is_plain, node.outputs))
+            return read and self._is_made_of(node, whole) and all(map(self._is_plain, node.outputs))
 
         whole = set(made)
         while left := {name for name in whole if not stays(made[name])}:
@@ -245,9 +244,10 @@ class _Walk:
 
     def _pickable(self, node: ir.Node) -> frozenset[int]:
         """Returns the inputs that stay whole up to a node that picks what is left of them."""
-        if self.out.flat is not None:
+        slots = _nonzero(node)
+        if self.out.flat is not None or not slots:
             return frozenset()
-        names = {k: v.name or "" for k, v in enumerate(node.inputs) if v is not None and k in _nonzero(node)}
+        names = {k: v.name or "" for k, v in enumerate(node.inputs) if v is not None and k in slots}
         return frozenset(
             k
             for k, name in names.items()

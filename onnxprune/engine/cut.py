@@ -127,7 +127,7 @@ class _Editor:
                 reader.node.replace_input_with(reader.idx, fresh)
 
     def select(self) -> None:
-        """Puts a Gather behind computed weights that readers need a part of."""
+        """Puts a Gather between computed weights, or divisors, and readers that need a part of them."""
         for s in self.coupling.selected:
             reader = self.nodes[s.readers[0][0]]
             part = value = reader.inputs[s.readers[0][1]]

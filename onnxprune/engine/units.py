@@ -116,12 +116,10 @@ def find_units(coupling: Coupling) -> Units:
 def _distinct_rectangles(labels: Labels, rectangles: Sequence[Array], reasons: Array) -> list[Array]:
     """Returns each rectangle with anything free in it once, however it is turned, as roots without repeated rows."""
     found: dict[bytes, Array] = {}
-    seen: set[bytes] = set()
-    for a in {id(a): a for a in rectangles}.values():
-        roots = labels.find(a).reshape([n for n in a.shape if n > 1])
-        if _key(roots) in seen or (reasons[roots] >= 0).all():
+    each = (labels.find(a).reshape([n for n in a.shape if n > 1]) for a in {id(a): a for a in rectangles}.values())
+    for roots in {_key(roots): roots for roots in each}.values():
+        if (reasons[roots] >= 0).all():
             continue
-        seen.add(_key(roots))
         for axis in range(roots.ndim):
             flat = np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)
             _, first = np.unique(flat, axis=0, return_index=True)
