@@ -1,10 +1,10 @@
-"""Prunes a model, then quantizes what is left to 8 bits: the two multiply.
+"""Prunes a model, then quantizes what is left to 8 bits: the two multiply; and the other way round, to compare.
 
     cd models && python ../examples/prune_then_quantize.py digits_resnet.onnx --calib digits.npz --test digits_test.npz
 
-Prune first: pruning refits float weights, and calibration of the quantization then sees the activations that the small
-model has. The other way round is possible (quantized graphs are cut, too), but integer weights are not refitted.
-Writes OUT/pruned.onnx and OUT/pruned.int8.onnx and prints bytes and top-1 of each step.
+Prune first where you can: calibration of the quantization then sees the activations that the small model has. Where
+there is only a quantized file, prune that: its integer weights are refitted too.
+Writes OUT/pruned.onnx, OUT/pruned.int8.onnx and OUT/int8.pruned.onnx and prints bytes and top-1 of each.
 """
 
 from __future__ import annotations
@@ -72,11 +72,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         out = given.out or Path(scratch)
         out.mkdir(parents=True, exist_ok=True)
-        pruned, both, plain = out / "pruned.onnx", out / "pruned.int8.onnx", Path(scratch) / "plain.int8.onnx"
+        pruned, both, last = out / "pruned.onnx", out / "pruned.int8.onnx", out / "int8.pruned.onnx"
+        plain = Path(scratch) / "plain.int8.onnx"
         onnxprune.prune(given.model, ratio=given.ratio, calibration=given.calib, output=pruned)
         quantize(pruned, both, name, calibration)
         quantize(given.model, plain, name, calibration)
-        for what, path in (("original", given.model), ("quantized", plain), ("pruned", pruned), ("both", both)):
+        onnxprune.prune(plain, ratio=given.ratio, calibration=given.calib, output=last)
+        rows = {"original": given.model, "quantized": plain, "pruned": pruned, "both": both, "reversed": last}
+        for what, path in rows.items():
             print(f"{what:<10}{path.stat().st_size:>10,} bytes{top1(path, name, values, labels):>8.1f} % top-1")
 
 

@@ -29,3 +29,4 @@ def test_prune_then_quantize_multiplies() -> None:
     right = {name: float(share) for name, _, share in rows}
     assert size["both"] < min(size["pruned"], size["quantized"]) < size["original"]
     assert right["pruned"] > right["original"] - 1 and right["both"] > right["quantized"] - 2
+    assert size["reversed"] < size["quantized"] and right["reversed"] > right["quantized"] - 2

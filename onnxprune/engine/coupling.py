@@ -376,9 +376,10 @@ def _nonzero(node: ir.Node) -> frozenset[int]:
 
 
 def _quantized_inputs(node: ir.Node) -> list[ir.Value]:
-    """Returns the inputs of a node that hold quantized numbers."""
+    """Returns the inputs of a node that hold quantized numbers or the zero points of such."""
     home = lookup(node)
-    slots = home.quantized if home is not None else {}
+    places = home.quantized if home is not None else {}
+    slots = places.keys() | {q.zero for q in places.values()}
     return [v for k, v in enumerate(node.inputs) if k in slots and v is not None]
 
 

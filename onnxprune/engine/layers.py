@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
 from onnxprune.engine.coupling import Coupling, Use
 from onnxprune.engine.labels import Array
@@ -15,7 +16,7 @@ from onnxprune.ops import Node, Unsupported, lookup
 from onnxprune.ops.linear import Linear, LinearCell, LinearState
 from onnxprune.ops.normalization import in_training
 
-PASSING = {"Identity", "Dropout"}
+PASSING = {"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"}  # but for rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,16 +205,26 @@ class _Finder:
     def _bias(self, index: int, view: Linear, shape: tuple[int, ...]) -> Bias | None:
         """Returns where a bias over the outputs stands or may stand."""
         outs = shape[0] * shape[1]
+        node = self.coupling.nodes[index]
         if view.bias is not None:
-            node = self.coupling.nodes[index]
-            if view.bias >= len(node.inputs) or node.inputs[view.bias] is None:
-                return Bias(index, view.bias, None, (outs,))
-            return self._constant_bias(index, view.bias, outs)
-        y = self.coupling.nodes[index].outputs[0].name
-        readers = self.readers.get(y or "", [])
-        if len(readers) == 1 and y not in self.outputs and self.coupling.nodes[readers[0][0]].op_type == "Add":
-            return self._constant_bias(readers[0][0], 1 - readers[0][1], outs)
+            if view.bias < len(node.inputs) and node.inputs[view.bias] is not None:
+                return self._constant_bias(index, view.bias, outs)
+            return None if self._is_quantized(node) else Bias(index, view.bias, None, (outs,))
+        name = node.outputs[0].name
+        while name not in self.outputs and len(readers := self.readers.get(name or "", [])) == 1:
+            at, slot = readers[0]
+            step = self.coupling.nodes[at]
+            if step.op_type == "Add":
+                return self._constant_bias(at, 1 - slot, outs)
+            if step.op_type not in PASSING or slot:
+                break
+            name = step.outputs[0].name
         return None
+
+    def _is_quantized(self, node: ir.Node) -> bool:
+        """Returns whether runtimes compute a node in integers, which a bias of real numbers would prevent."""
+        maker = self.producer.get(str(getattr(node.inputs[0], "name", None)))
+        return maker is not None and self.coupling.nodes[maker].op_type == "DequantizeLinear"
 
     def _constant_bias(self, index: int, slot: int, outs: int) -> Bias | None:
         v = self.coupling.nodes[index].inputs[slot]

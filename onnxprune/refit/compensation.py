@@ -21,6 +21,7 @@ from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.frontier import Feed, Frontier, Spool
 from onnxprune.engine.labels import Array
 from onnxprune.engine.layers import Bias, Layer, find_layers
+from onnxprune.engine.stored import in_reals, rounded
 from onnxprune.engine.tensors import Tensor
 from onnxprune.engine.units import Units
 from onnxprune.graph.constants import constants
@@ -82,6 +83,7 @@ def compensate(
         known: see `Selection`; for more walks over the same dense network.
         progress: called with the layers done and their number.
     """
+    units = in_reals(units)
     spool = Spool()
     try:
         feeds = spool.store(batches)
@@ -146,7 +148,7 @@ class _Walk:
             names = [f"{node.op_type} {self.coupling.where(index)}" for index, node in sorted(left.items())]
             more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
             listed = ", ".join(names[:MOST_NAMES])
-            self.out.notes.append(f"not refitted, their weights are not float constants of their own: {listed}{more}")
+            self.out.notes.append(f"not refitted, their weights are not constants of their own: {listed}{more}")
 
     def _mask_chosen(self) -> None:
         """Sets to zero, in the pruned network, what is cut before the walk, where all readers agree."""
@@ -247,11 +249,16 @@ def _differ(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def apply(units: Units, found: Compensated) -> Units:
-    """Returns the units of a model with the refitted weights, in full size; it shares everything else."""
+    """Returns the units of a model with the refitted weights, in full size; it shares everything else.
+
+    Args:
+        units: all removable units, of the model as it is.
+        found: new weights, those of quantized layers in real numbers.
+    """
     coupling = units.coupling
     model = coupling.model.clone()
     nodes, tensors = list(model.graph), constants(model.graph)
-    for name, content in found.weights.items():
+    for name, content in rounded(coupling, found.weights).items():
         replace_constant(model, name, ir.Tensor(content, dtype=tensors[name].dtype, name=tensors[name].name))
     uses, seen = list(coupling.uses), list(coupling.seen)
     for bias, content in found.biases.items():

@@ -1,0 +1,175 @@
+"""Quantized layers are refitted like others: told in real numbers, rounded back into their integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxprune
+
+INPUTS, MIDDLE, OUTPUTS = 3, 8, 5
+STEP = np.float32(0.02)
+
+
+def constants_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def model_of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], rank: int) -> onnx.ModelProto:
+    """Returns `x` -> eight channels `h`, which three inputs tell, in 8 bits -> these nodes -> `y`."""
+    rng = np.random.default_rng(3)
+    first = rng.standard_normal((MIDDLE, INPUTS) + (1, 1) * (rank == 4)).astype(np.float32)
+    start = (
+        helper.make_node("Conv", ["x", "first"], ["h"])
+        if rank == 4
+        else helper.make_node("Gemm", ["x", "first"], ["h"], transB=1)
+    )
+    steps = [
+        start,
+        helper.make_node("QuantizeLinear", ["h", "h_scale", "h_zero"], ["h_q"]),
+        helper.make_node("DequantizeLinear", ["h_q", "h_scale", "h_zero"], ["h_real"]),
+        *nodes,
+    ]
+    given = {"first": first, "h_scale": np.float32(0.06), "h_zero": np.uint8(128), **constants}
+    graph = helper.make_graph(
+        steps,
+        "quantized",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", INPUTS, 9, 9] if rank == 4 else ["n", INPUTS])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(c), name) for name, c in given.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def weights(*shape: int, most: int = 127, zero: int = 0, dtype: str = "int8") -> np.ndarray:
+    return (np.random.default_rng(4).integers(-most, most + 1, shape) + zero).astype(dtype)
+
+
+def layers() -> dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], int]]:
+    """Returns nodes that read `h_real`, their constants, and the rank of the activations."""
+    plain = [
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["w_real"], axis=0),
+        helper.make_node("Conv", ["h_real", "w_real"], ["y"]),
+    ]
+    turned = [
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["w_real"], axis=1),
+        helper.make_node("MatMul", ["h_real", "w_real"], ["y"]),
+    ]
+    biased = [
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["w_real"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "b_scale", "b_zero"], ["b_real"], axis=0),
+        helper.make_node("Conv", ["h_real", "w_real", "b_real"], ["y"]),
+    ]
+    simulated = [
+        helper.make_node("QuantizeLinear", ["w", "w_scale", "w_zero"], ["w_q"], axis=0),
+        helper.make_node("DequantizeLinear", ["w_q", "w_scale", "w_zero"], ["w_real"], axis=0),
+        helper.make_node("Conv", ["h_real", "w_real"], ["y"]),
+    ]
+    spread = np.random.default_rng(5).uniform(0.5, 2, OUTPUTS).astype(np.float32) * STEP
+    square = (OUTPUTS, MIDDLE, 3, 3)
+    one = {"w_scale": STEP, "w_zero": np.int8(0)}
+    each = {"w_scale": spread, "w_zero": np.zeros(OUTPUTS, np.int8)}
+    bias = {
+        "b": np.random.default_rng(6).integers(-2000, 2000, OUTPUTS).astype(np.int32),
+        "b_scale": np.float32(0.06) * spread,
+        "b_zero": np.zeros(OUTPUTS, np.int32),
+    }
+    return {
+        "one scale": (plain, {"w": weights(*square), **one}, 4),
+        "a scale for each output": (biased, {"w": weights(*square), **each, **bias}, 4),
+        "unsigned": (
+            turned,
+            {"w": weights(MIDDLE, OUTPUTS, zero=128, dtype="uint8"), "w_scale": STEP, "w_zero": np.uint8(128)},
+            2,
+        ),
+        "seven bits": (biased, {"w": weights(*square, most=63), **each, **bias}, 4),
+        "sixteen bits": (
+            plain,
+            {"w": weights(*square, dtype="int16", most=3000), "w_scale": STEP / 20, "w_zero": np.int16(0)},
+            4,
+        ),
+        "simulated": (simulated, {"w": weights(*square).astype(np.float32) * STEP, **one}, 4),
+    }
+
+
+def run(model: onnx.ModelProto | Path, x: np.ndarray) -> np.ndarray:
+    given = model if isinstance(model, Path) else model.SerializeToString()
+    return np.asarray(ort.InferenceSession(given, providers=["CPUExecutionProvider"]).run(["y"], {"x": x})[0])
+
+
+def pruned(model: onnx.ModelProto, x: np.ndarray, out: Path, **options: Any) -> tuple[onnx.ModelProto, float]:
+    """Returns the model with half the channels, and the relative error of its outputs on other inputs."""
+    half = len(x) // 2
+    onnxprune.prune(model, ratio=0.5, calibration={"x": x[:half]}, output=out, **options)
+    dense = run(model, x[half:])
+    return onnx.load(out), float(np.linalg.norm(run(out, x[half:]) - dense) / np.linalg.norm(dense - dense.mean(0)))
+
+
+def inputs(rank: int) -> np.ndarray:
+    shape = (64, INPUTS, 9, 9) if rank == 4 else (512, INPUTS)
+    return np.random.default_rng(7).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", layers())
+def test_a_quantized_layer_makes_up_for_channels_that_the_others_tell(name: str, tmp_path: Path) -> None:
+    nodes, constants, rank = layers()[name]
+    model, x = model_of(nodes, constants, rank), inputs(rank)
+    _, left = pruned(model, x, tmp_path / "left.onnx", compensate="none")
+    found, mended = pruned(model, x, tmp_path / "mended.onnx")
+    assert left > 0.2
+    assert mended < 0.05
+    now = constants_of(found)
+    assert now["w"].dtype == constants["w"].dtype
+    assert now["w"].size == constants["w"].size // 2
+
+
+@pytest.mark.parametrize("name", ["a scale for each output", "seven bits"])
+def test_scales_keep_what_runtimes_take_for_granted(name: str, tmp_path: Path) -> None:
+    nodes, constants, rank = layers()[name]
+    model, _ = pruned(model_of(nodes, constants, rank), inputs(rank), tmp_path / "out.onnx")
+    now = constants_of(model)
+    assert np.abs(now["w"].astype(int)).max() <= np.abs(constants["w"].astype(int)).max()
+    assert (now["w_scale"] >= constants["w_scale"]).all()
+    assert (now["w_scale"] > constants["w_scale"]).any()
+    np.testing.assert_allclose(now["b_scale"], now["h_scale"] * now["w_scale"], rtol=1e-6)
+    assert now["b"].dtype == np.int32
+    assert [n.op_type for n in model.graph.node] == ["Conv", "QuantizeLinear", *["DequantizeLinear"] * 3, "Conv"]
+
+
+def test_a_scale_that_something_else_reads_stays(tmp_path: Path) -> None:
+    nodes, constants, rank = layers()["one scale"]
+    more = [
+        *nodes[:-1],
+        helper.make_node("Conv", ["h_real", "w_real"], ["z"]),
+        helper.make_node("Mul", ["z", "w_scale"], ["y"]),
+    ]
+    model, error = pruned(model_of(more, constants, rank), inputs(rank), tmp_path / "out.onnx")
+    assert constants_of(model)["w_scale"] == STEP
+    assert error < 0.3
+
+
+def test_a_bias_with_a_zero_point_for_each_entry_is_cut_as_integers(tmp_path: Path) -> None:
+    nodes, constants, rank = layers()["a scale for each output"]
+    after = [
+        *nodes[:-1],
+        helper.make_node("Conv", ["h_real", "w_real", "b_real"], ["z"]),
+        helper.make_node("Conv", ["z", "last"], ["y"]),
+    ]
+    last = np.random.default_rng(8).standard_normal((2, OUTPUTS, 1, 1)).astype(np.float32)
+    model = model_of(after, {**constants, "last": last}, rank)
+    found, _ = pruned(model, inputs(rank), tmp_path / "out.onnx")
+    now = constants_of(found)
+    assert now["b"].dtype == np.int32
+    assert (
+        now["b"].shape
+        == now["b_zero"].shape
+        == now["b_scale"].shape
+        == (now["w"].shape[0],)
+        == (OUTPUTS - OUTPUTS // 2,)
+    )
