@@ -233,10 +233,10 @@ def test_layers_that_cannot_be_refitted_are_named() -> None:
     rng = np.random.default_rng(9)
     steps: list[Step] = [
         ("MatMul", ["x", "w0"], ["h"], {}),
-        ("Transpose", ["w"], ["turned"], {}),
-        ("MatMul", ["h", "turned"], ["y"], {}),
+        ("Tanh", ["w"], ["bent"], {}),
+        ("MatMul", ["h", "bent"], ["y"], {}),
     ]
-    model = network(steps, ("n", 3), {"w0": rng.standard_normal((3, 8)), "w": rng.standard_normal((5, 8))})
+    model = network(steps, ("n", 3), {"w0": rng.standard_normal((3, 8)), "w": rng.standard_normal((8, 5))})
     x = {"x": rng.standard_normal((64, 3)).astype(np.float32)}
     notes = onnxprune.prune(model, ratio=0.5, calibration=x).report.notes
     assert any("not refitted" in note and "MatMul_2" in note for note in notes)

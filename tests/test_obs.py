@@ -56,6 +56,18 @@ def test_losses_are_the_growth_of_the_error() -> None:
         assert loss == pytest.approx(before - after, rel=1e-6)
 
 
+def test_a_unit_of_which_nothing_is_left_does_not_stop_the_rest() -> None:
+    rng = np.random.default_rng(4)
+    h, r = moments(rng, 8, 3)
+    problem = Problem.of(h, r, np.arange(8).reshape(4, 2), 1.0)
+    whole = problem.losses(np.arange(4))
+    problem._blocks[1] = 0  # taken away to the last digit
+    problem.W[[2, 3]] = 0
+    losses = problem.losses(np.arange(4))
+    assert losses[1] == 0
+    np.testing.assert_allclose(losses[[0, 2, 3]], whole[[0, 2, 3]], rtol=1e-4)
+
+
 def test_several_consumers_are_summed() -> None:
     rng = np.random.default_rng(2)
     features = np.arange(6)[:, None]

@@ -19,7 +19,7 @@ from onnxprune.allocation.trials import Trial, Trials
 from onnxprune.criteria.scoring import Scores
 from onnxprune.engine.cost import batch_size, node_macs
 from onnxprune.engine.frontier import Feed, Frontier, Spool
-from onnxprune.engine.stored import in_reals
+from onnxprune.engine.twin import as_read
 from onnxprune.engine.units import Units
 from onnxprune.refit.realign import realigned
 from onnxprune.reports.report import SensitivityRow
@@ -81,7 +81,7 @@ def measure(
         align_statistics: put the statistics of these inputs into BatchNormalizations first (made-up inputs).
         progress: called with the steps done and their number.
     """
-    units = in_reals(units)
+    units = replace(units, coupling=as_read(units.coupling))
     spool = Spool()
     try:
         if align_statistics:

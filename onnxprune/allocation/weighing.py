@@ -18,6 +18,7 @@ from onnxprune.engine import cost
 from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.layers import Bias, find_layers
+from onnxprune.engine.twin import as_read
 from onnxprune.graph.model import Source, save
 from onnxprune.refit.compensation import Compensated, apply
 
@@ -95,7 +96,7 @@ class Scales:
     def _empty(self) -> list[Bias]:
         """The places of biases that are not there, but for layers that read the inputs of the model: these stay."""
         inputs = {v.name for v in self.coupling.model.graph.inputs}
-        layers = (layer for layer in find_layers(self.coupling) if layer.input not in inputs)
+        layers = (layer for layer in find_layers(as_read(self.coupling)) if layer.input not in inputs)
         return [layer.bias for layer in layers if layer.bias is not None and layer.bias.name is None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from onnxprune.criteria import CRITERIA, OnInputs, OnOutputs, OnWeights
 from onnxprune.criteria.ablation import rank_by_outputs
@@ -11,7 +12,7 @@ from onnxprune.criteria.magnitude import l1
 from onnxprune.criteria.scoring import Scores, has_scales, score
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.frontier import Feed
-from onnxprune.engine.stored import in_reals
+from onnxprune.engine.twin import as_read
 from onnxprune.engine.units import Units
 
 MOST_NAMES = 5
@@ -47,7 +48,8 @@ def rank_by_data(
     wanted = [c > 0 for c in counts]
     found: tuple[Scores | None, ...]
     if isinstance(criterion, OnInputs):
-        found = rank_by_inputs(in_reals(units), criterion, batches, providers, seed, progress)
+        units = replace(units, coupling=as_read(units.coupling))
+        found = rank_by_inputs(units, criterion, batches, providers, seed, progress)
     elif isinstance(criterion, OnOutputs):
         found = rank_by_outputs(units, criterion, wanted, batches, providers, progress)
     else:

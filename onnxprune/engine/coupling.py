@@ -61,13 +61,17 @@ class Selected:
 
 @dataclass(eq=False)
 class Coupling:
-    """The labels of a model: its tensors, the constants' uses, what parameters produce, and what became a barrier."""
+    """The labels of a model: its tensors, the constants' uses, what parameters produce, and what became a barrier.
+
+    Of a twin in real numbers, `quantized` tells the nodes whose weights the model itself holds as integers.
+    """
 
     model: ir.Model
     trace: Trace
     labels: Labels
     approximate: bool = False
     flat: Flat | None = None
+    quantized: frozenset[int] = frozenset()
     tensors: dict[str, Tensor] = field(default_factory=dict)
     seen: list[tuple[Tensor | None, ...]] = field(default_factory=list)  # per node, its inputs as labelled
     uses: list[Use] = field(default_factory=list)

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxprune.engine.coupling import Coupling, Use
 from onnxprune.engine.labels import Array
@@ -209,7 +208,8 @@ class _Finder:
         if view.bias is not None:
             if view.bias < len(node.inputs) and node.inputs[view.bias] is not None:
                 return self._constant_bias(index, view.bias, outs)
-            return None if self._is_quantized(node) else Bias(index, view.bias, None, (outs,))
+            if index not in self.coupling.quantized and self._is_in_the_model(index):
+                return Bias(index, view.bias, None, (outs,))
         name = node.outputs[0].name
         while name not in self.outputs and len(readers := self.readers.get(name or "", [])) == 1:
             at, slot = readers[0]
@@ -221,10 +221,9 @@ class _Finder:
             name = step.outputs[0].name
         return None
 
-    def _is_quantized(self, node: ir.Node) -> bool:
-        """Returns whether runtimes compute a node in integers, which a bias of real numbers would prevent."""
-        maker = self.producer.get(str(getattr(node.inputs[0], "name", None)))
-        return maker is not None and self.coupling.nodes[maker].op_type == "DequantizeLinear"
+    def _is_in_the_model(self, index: int) -> bool:
+        """Returns whether a node stands in the model just once, and not in a function that is called."""
+        return self.coupling.flat is None or index in self.coupling.flat.places
 
     def _constant_bias(self, index: int, slot: int, outs: int) -> Bias | None:
         v = self.coupling.nodes[index].inputs[slot]

@@ -21,8 +21,8 @@ from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.frontier import Feed, Frontier, Spool
 from onnxprune.engine.labels import Array
 from onnxprune.engine.layers import Bias, Layer, find_layers
-from onnxprune.engine.stored import in_reals, rounded
 from onnxprune.engine.tensors import Tensor
+from onnxprune.engine.twin import as_read, written
 from onnxprune.engine.units import Units
 from onnxprune.graph.constants import constants
 from onnxprune.graph.edit import add_constant, replace_constant
@@ -83,7 +83,7 @@ def compensate(
         known: see `Selection`; for more walks over the same dense network.
         progress: called with the layers done and their number.
     """
-    units = in_reals(units)
+    units = replace(units, coupling=as_read(units.coupling))
     spool = Spool()
     try:
         feeds = spool.store(batches)
@@ -258,7 +258,7 @@ def apply(units: Units, found: Compensated) -> Units:
     coupling = units.coupling
     model = coupling.model.clone()
     nodes, tensors = list(model.graph), constants(model.graph)
-    for name, content in rounded(coupling, found.weights).items():
+    for name, content in written(coupling, found.weights).items():
         replace_constant(model, name, ir.Tensor(content, dtype=tensors[name].dtype, name=tensors[name].name))
     uses, seen = list(coupling.uses), list(coupling.seen)
     for bias, content in found.biases.items():

@@ -14,6 +14,7 @@ Ints = npt.NDArray[np.int64]
 
 DAMP = 1e-2
 STEPS = 96  # at most as many updates of the inverse; larger layers lose several units in one
+ROUNDING = 1e-6  # of what an inverse holds
 SMALL = 512  # rows of a matrix that is inverted in one go
 
 
@@ -49,8 +50,13 @@ class Problem:
     def losses(self, units: Ints) -> Floats:
         """Returns for each unit what the squared error grows by if it goes: tr(W_J (Hinv_JJ)^-1 W_J')."""
         WJ = self.W[self.features[units]]
-        grams = WJ @ WJ.transpose(0, 2, 1)
-        grown: Floats = np.einsum("ukk->u", np.linalg.solve(self._blocks[units], grams.astype(np.float64)))
+        grams, blocks = (WJ @ WJ.transpose(0, 2, 1)).astype(np.float64), self._blocks[units]
+        try:
+            solved = np.linalg.solve(blocks, grams)
+        except np.linalg.LinAlgError:  # of some unit nothing is left but rounding
+            level = np.abs(blocks).max(axis=(1, 2), keepdims=True)
+            solved = np.linalg.solve(blocks + (ROUNDING * level + 1e-30) * np.eye(blocks.shape[1]), grams)
+        grown: Floats = np.einsum("ukk->u", solved)
         return grown / self.scale
 
     def eliminate(self, units: Ints) -> None:

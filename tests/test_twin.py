@@ -1,4 +1,4 @@
-"""Quantized layers are refitted like others: told in real numbers, rounded back into their integers."""
+"""Layers that read their weights otherwise than they are held are refitted like others: quantized, turned, cast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 
 INPUTS, MIDDLE, OUTPUTS = 3, 8, 5
-STEP = np.float32(0.02)
+STEP, H_SCALE = np.float32(0.02), np.float32(0.12)
 
 
 def constants_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -36,7 +36,7 @@ def model_of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], rank
         helper.make_node("DequantizeLinear", ["h_q", "h_scale", "h_zero"], ["h_real"]),
         *nodes,
     ]
-    given = {"first": first, "h_scale": np.float32(0.06), "h_zero": np.uint8(128), **constants}
+    given = {"first": first, "h_scale": H_SCALE, "h_zero": np.uint8(128), **constants}
     graph = helper.make_graph(
         steps,
         "quantized",
@@ -77,7 +77,7 @@ def layers() -> dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], int
     each = {"w_scale": spread, "w_zero": np.zeros(OUTPUTS, np.int8)}
     bias = {
         "b": np.random.default_rng(6).integers(-2000, 2000, OUTPUTS).astype(np.int32),
-        "b_scale": np.float32(0.06) * spread,
+        "b_scale": H_SCALE * spread,
         "b_zero": np.zeros(OUTPUTS, np.int32),
     }
     return {
@@ -95,6 +95,75 @@ def layers() -> dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], int
             4,
         ),
         "simulated": (simulated, {"w": weights(*square).astype(np.float32) * STEP, **one}, 4),
+        "dynamic": (dynamic("MatMulInteger"), {"w": weights(MIDDLE, OUTPUTS, most=63), **each, **offset()}, 2),
+        "dynamic convolution": (dynamic("ConvInteger"), {"w": weights(*square), **one, **offset(1, 1)}, 4),
+        **laid_out(),
+    }
+
+
+def offset(*more: int) -> dict[str, np.ndarray]:
+    return {"offset": np.random.default_rng(8).standard_normal((OUTPUTS, *more)).astype(np.float32)}
+
+
+def dynamic(op: str) -> list[onnx.NodeProto]:
+    """Returns a product as onnxruntime's dynamic quantization writes it, with a bias."""
+    return [
+        helper.make_node("DynamicQuantizeLinear", ["h_real"], ["d", "d_scale", "d_zero"]),
+        helper.make_node("Mul", ["d_scale", "w_scale"], ["scales"]),
+        helper.make_node(op, ["d", "w", "d_zero", "w_zero"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["cast", "scales"], ["product"]),
+        helper.make_node("Add", ["product", "offset"], ["y"]),
+    ]
+
+
+def laid_out() -> dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], int]]:
+    """Returns layers whose weights or biases other nodes turn, cast, or give another shape first."""
+    real = weights(OUTPUTS, MIDDLE).astype(np.float32) * STEP
+    conv = real.reshape(OUTPUTS, MIDDLE, 1, 1)
+    quantized = {"w_scale": STEP, "w_zero": np.int8(0)}
+    return {
+        "turned": (
+            [helper.make_node("Transpose", ["w"], ["v"]), helper.make_node("MatMul", ["h_real", "v"], ["y"])],
+            {"w": real},
+            2,
+        ),
+        "cast": (
+            [
+                helper.make_node("Cast", ["w"], ["v"], to=TensorProto.FLOAT),
+                helper.make_node("Conv", ["h_real", "v"], ["y"]),
+            ],
+            {"w": conv.astype(np.float16)},
+            4,
+        ),
+        "copied, with a bias in another shape": (
+            [
+                helper.make_node("Identity", ["w"], ["v"]),
+                helper.make_node("Reshape", ["b", "channels"], ["c"]),
+                helper.make_node("Conv", ["h_real", "v"], ["z"]),
+                helper.make_node("Add", ["z", "c"], ["y"]),
+            ],
+            {"w": conv, "b": real[:, 0], "channels": np.array([1, -1, 1, 1])},
+            4,
+        ),
+        "turned integers": (
+            [
+                helper.make_node("Transpose", ["w"], ["v"]),
+                helper.make_node("DequantizeLinear", ["v", "w_scale", "w_zero"], ["w_real"]),
+                helper.make_node("MatMul", ["h_real", "w_real"], ["y"]),
+            ],
+            {"w": weights(OUTPUTS, MIDDLE), **quantized},
+            2,
+        ),
+        "turned behind integers": (
+            [
+                helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["w_real"]),
+                helper.make_node("Transpose", ["w_real"], ["v"]),
+                helper.make_node("MatMul", ["h_real", "v"], ["y"]),
+            ],
+            {"w": weights(OUTPUTS, MIDDLE), **quantized},
+            2,
+        ),
     }
 
 
@@ -117,7 +186,7 @@ def inputs(rank: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", layers())
-def test_a_quantized_layer_makes_up_for_channels_that_the_others_tell(name: str, tmp_path: Path) -> None:
+def test_a_layer_makes_up_for_channels_that_the_others_tell(name: str, tmp_path: Path) -> None:
     nodes, constants, rank = layers()[name]
     model, x = model_of(nodes, constants, rank), inputs(rank)
     _, left = pruned(model, x, tmp_path / "left.onnx", compensate="none")
@@ -173,3 +242,17 @@ def test_a_bias_with_a_zero_point_for_each_entry_is_cut_as_integers(tmp_path: Pa
         == (now["w"].shape[0],)
         == (OUTPUTS - OUTPUTS // 2,)
     )
+
+
+def test_layers_of_a_local_function_are_refitted_and_get_no_new_inputs(tmp_path: Path) -> None:
+    """Constants that are given to a function can be changed, but a node in it can't get a bias."""
+    w = np.random.default_rng(9).standard_normal((OUTPUTS, MIDDLE, 1, 1)).astype(np.float32)
+    model = model_of([helper.make_node("layer", ["h_real", "w"], ["y"], domain="own")], {"w": w}, 4)
+    imports = [helper.make_opsetid("", 21)]
+    body = [helper.make_node("Conv", ["a", "weight"], ["b"])]
+    model.functions.append(helper.make_function("own", "layer", ["a", "weight"], ["b"], body, imports))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    found, mended = pruned(model, inputs(4), tmp_path / "out.onnx")
+    assert mended < 0.05
+    assert list(found.functions[0].input) == ["a", "weight"]
+    assert constants_of(found)["w"].shape == (OUTPUTS, MIDDLE // 2, 1, 1)
