@@ -256,3 +256,43 @@ def test_layers_of_a_local_function_are_refitted_and_get_no_new_inputs(tmp_path:
     assert mended < 0.05
     assert list(found.functions[0].input) == ["a", "weight"]
     assert constants_of(found)["w"].shape == (OUTPUTS, MIDDLE // 2, 1, 1)
+
+
+def shared(copied: bool) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Returns two convolutions at different strides with one weight and one bias, as heads over a pyramid have."""
+    w, b = ("w_copy", "b_copy") if copied else ("w", "b")
+    nodes = [
+        *([helper.make_node("Identity", [x], [f"{x}_copy"]) for x in "wb"] if copied else []),
+        helper.make_node("Conv", ["h_real", "w", "b"], ["fine"]),
+        helper.make_node("Conv", ["h_real", w, b], ["coarse"], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["fine"], ["fine_mean"]),
+        helper.make_node("GlobalMaxPool", ["coarse"], ["coarse_most"]),
+        helper.make_node("Concat", ["fine_mean", "coarse_most"], ["y"], axis=1),
+    ]
+    rng = np.random.default_rng(10)
+    square = rng.standard_normal((OUTPUTS, MIDDLE, 3, 3)).astype(np.float32)
+    return nodes, {"w": square, "b": rng.standard_normal(OUTPUTS).astype(np.float32)}
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_weights_that_several_nodes_read_are_refitted_for_all_of_them(copied: bool, tmp_path: Path) -> None:
+    model, x = model_of(*shared(copied), 4), inputs(4)
+    _, left = pruned(model, x, tmp_path / "left.onnx", compensate="none")
+    found, mended = pruned(model, x, tmp_path / "mended.onnx")
+    assert left > 0.2
+    assert mended < 0.05
+    assert sorted(constants_of(found)) == sorted(constants_of(model))
+    assert constants_of(found)["w"].shape == (OUTPUTS, MIDDLE // 2, 3, 3)
+
+
+def test_a_weight_that_something_else_reads_too_is_left_as_it_is(tmp_path: Path) -> None:
+    nodes, constants = shared(copied=False)
+    more = [
+        *nodes[:-1],
+        helper.make_node("ReduceSum", ["w"], ["sum"]),
+        helper.make_node("Concat", ["fine_mean", "coarse_most"], ["both"], axis=1),
+        helper.make_node("Add", ["both", "sum"], ["y"]),
+    ]
+    found, _ = pruned(model_of(more, constants, 4), inputs(4), tmp_path / "out.onnx")
+    assert constants_of(found)["w"].shape == (OUTPUTS, MIDDLE // 2, 3, 3)
+    assert np.isin(constants_of(found)["w"], constants["w"]).all()

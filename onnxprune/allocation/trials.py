@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -150,8 +152,8 @@ class Trials:
             changed = self._masked(g, selection)
             for p in self.pairs[g]:
                 self._mix(p, selection, changed, slots)
-            for k in self.readers[g]:
-                self._refit(k, selection, changed, slots)
+            for layer, moments in self._told(g):
+                self._refit(layer, moments, selection, changed, slots)
             contents += self.spool.store([changed])
         return Trial(g, Change(tuple(contents), slots))
 
@@ -195,9 +197,16 @@ class Trials:
             mix.into(w, b)
         self._put(layer, w, b, selection, changed, slots)
 
-    def _refit(self, k: int, selection: Selection, changed: Feed, slots: dict[int, int]) -> None:
+    def _told(self, g: int) -> Iterator[tuple[Layer, Moments]]:
+        """Yields the consumers of a group with their moments; one for all that read the same weight."""
+        alike: dict[str, list[int]] = {}
+        for k in self.readers[g]:
+            alike.setdefault(self.layers[k].use.name, []).append(k)
+        for first, *others in alike.values():
+            yield self.layers[first], reduce(add, (self.moments[k] for k in others), self.moments[first])
+
+    def _refit(self, layer: Layer, m: Moments, selection: Selection, changed: Feed, slots: dict[int, int]) -> None:
         """Refits a layer to what is left of a group."""
-        layer, m = self.layers[k], self.moments[k]
         keep = ~selection.dead[selection.unit_of(layer.labels)]
         w0 = layer.view.matrix(self.frontier.content(layer.use.name).astype(np.float64))
         b0 = bias_of(layer, self.frontier)

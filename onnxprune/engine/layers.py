@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +34,7 @@ class Layer:
         gain: factor that each output gets behind the node (a BatchNormalization's scale), 1 where there is none.
         other: the branch that is added behind it, and the factors its output gets on the way there.
         fixed: (g, o) outputs whose weights can't be refitted.
+        shared: how many nodes read the weight, each of which is a layer of its own.
     """
 
     index: int
@@ -47,6 +48,7 @@ class Layer:
     gain: npt.NDArray[np.float64]
     other: Branch | None
     fixed: npt.NDArray[np.bool_]
+    shared: int = 1
 
     @property
     def direct(self) -> bool:
@@ -92,7 +94,9 @@ class Branch:
 
 
 def find_layers(coupling: Coupling, *, direct: bool = False) -> list[Layer]:
-    """Returns the linear nodes whose weight is a float constant of their own, in node order.
+    """Returns the linear nodes whose weight is a float constant, in node order.
+
+    Where several nodes read one, all of them are there or none.
 
     Args:
         coupling: the coupled model.
@@ -118,7 +122,39 @@ class _Finder:
         self.outputs = {v.name for v in coupling.model.graph.outputs}
 
     def layers(self) -> list[Layer]:
-        return [layer for index in range(len(self.coupling.nodes)) for layer in self._layers(index)]
+        found = [layer for index in range(len(self.coupling.nodes)) for layer in self._layers(index)]
+        alike: dict[str, list[Layer]] = {}
+        for layer in found:
+            alike.setdefault(layer.use.name, []).append(layer)
+        told = {name: self._together(layers) for name, layers in alike.items()}
+        return [told[layer.use.name].pop(0) for layer in found if told[layer.use.name]]
+
+    def _together(self, layers: list[Layer]) -> list[Layer]:
+        """Returns the layers that read one weight; none where anything else reads it, or they see it otherwise."""
+        first, count = layers[0], len(layers)
+        if len(self.readers[first.use.name]) != count or (count > 1 and any(x.is_cell for x in layers)):
+            return []
+        if any(self._differ(x.labels, first.labels) or self._differ(x.rows, first.rows) for x in layers[1:]):
+            return []
+        names = {None if x.bias is None else x.bias.name for x in layers}
+        bias = next(iter(names))
+        whole = bias is not None and len(names) == 1 and len(self.readers[bias]) == count
+        if count == 1 and (whole or bias is None):
+            return layers
+        return [replace(x, shared=count, bias=x.bias if whole else None) for x in layers]
+
+    def _differ(self, a: Array, b: Array) -> bool:
+        """Returns whether one of two arrays of labels may lose what the other doesn't."""
+        labels = self.coupling.labels
+        roots = [np.where(x < 0, -1, labels.find(np.maximum(x, 0))) for x in (a, b)]
+        return bool(((roots[0] != roots[1]) & ~(self._stays(a) & self._stays(b))).any())
+
+    def _stays(self, a: Array) -> npt.NDArray[np.bool_]:
+        return (a < 0) | (self._frozen[self.coupling.labels.find(np.maximum(a, 0))] >= 0)
+
+    @cached_property
+    def _frozen(self) -> Array:
+        return self.coupling.labels.frozen_reasons()
 
     def _layers(self, index: int) -> list[Layer]:
         node = self.coupling.nodes[index]
@@ -135,7 +171,7 @@ class _Finder:
 
     def _layer(self, index: int, view: Linear) -> Layer | None:
         node = self.coupling.nodes[index]
-        if not self._own(index, view.weight) or self._is_static(node.inputs[0]):
+        if not self._is_given(index, view.weight) or self._is_static(node.inputs[0]):
             return None
         x, y, weight = node.inputs[0], node.outputs[0], node.inputs[view.weight]
         if x is None or weight is None or not x.name or not y.name or not weight.name:
@@ -168,7 +204,7 @@ class _Finder:
             fixed[:, outs - outs // view.gates :] = True
         bias = None
         given = node.inputs[3] if len(node.inputs) > 3 else None
-        if given is not None and self._own(index, 3):
+        if given is not None and self._is_given(index, 3):
             shape = (directions, 2 * outs)
             cells = np.arange(directions * 2 * outs).reshape(directions, 2, outs)[:, int(state)].reshape(-1)
             bias = Bias(index, 3, str(given.name), shape, cells)
@@ -179,13 +215,11 @@ class _Finder:
         imports = self.coupling.model.graph.opset_imports
         return imports.get("", imports.get("ai.onnx", 1))
 
-    def _own(self, index: int, slot: int) -> bool:
-        """Returns whether an input is a constant that nothing else reads."""
+    def _is_given(self, index: int, slot: int) -> bool:
+        """Returns whether an input is a constant."""
         inputs = self.coupling.nodes[index].inputs
         v = inputs[slot] if slot < len(inputs) else None
-        return (
-            v is not None and v.name in self.tensors and len(self.readers[v.name]) == 1 and v.name not in self.outputs
-        )
+        return v is not None and v.name in self.tensors and v.name not in self.outputs
 
     def _is_static(self, value: object) -> bool:
         return getattr(value, "name", None) in self.coupling.trace.static
@@ -227,7 +261,7 @@ class _Finder:
 
     def _constant_bias(self, index: int, slot: int, outs: int) -> Bias | None:
         v = self.coupling.nodes[index].inputs[slot]
-        if v is None or not self._own(index, slot):
+        if v is None or not self._is_given(index, slot):
             return None
         shape = tuple(self.tensors[str(v.name)].numpy().shape)
         return (

@@ -11,7 +11,7 @@ All that is known of layers with constant weights holds for it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = ["as_read", "written"]
 BIAS = 2  # where Conv, ConvTranspose and Gemm read theirs
 SHAPING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 LAYING = SHAPING | {"Transpose", "Cast"}
+MAKING = LAYING | {"DequantizeLinear", "QuantizeLinear"}
 REAL = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 WHOLE_BYTES = frozenset({"int8", "uint8", "int16", "uint16", "int32"})  # a fit rounded to fewer bits is worth little
 
@@ -60,60 +61,100 @@ class _Read:
 
     Attributes:
         name: of the constant in the twin.
-        node: the number of the node that reads it.
-        slot: the input.
+        places: the nodes that read it, by number, and the input at each.
         dtype: the type it is read in.
+        shape: the shape in which it is read.
         stored: the weight.
         around: numbers of the nodes that make of it what is read, the last one first.
         product: set where a dynamically quantized product reads it.
     """
 
     name: str
-    node: int
-    slot: int
+    places: tuple[tuple[int, int], ...]
     dtype: np.dtype
+    shape: tuple[int, ...]
     stored: Stored
     around: tuple[int, ...]
     product: _Product | None = None
 
-    def tensor(self, shape: tuple[int, ...]) -> ir.TensorProtocol:
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is added to what nodes make of their factors."""
+        return {slot for _, slot in self.places} == {BIAS}
+
+    @property
+    def readers(self) -> tuple[int, ...]:
+        """The numbers of the nodes that read it."""
+        return tuple(node for node, _ in self.places)
+
+    def tensor(self) -> ir.TensorProtocol:
         """Returns the constant, computed whenever it is asked for."""
-        return ir.LazyTensor(
-            lambda: ir.Tensor(self.stored.reals()), ir.DataType.from_numpy(self.dtype), ir.Shape(shape)
-        )
+        dtype = ir.DataType.from_numpy(self.dtype)
+        return ir.LazyTensor(lambda: ir.Tensor(self.stored.reals()), dtype, ir.Shape(self.shape))
 
 
 def as_read(coupling: Coupling) -> Coupling:
     """Returns the coupling of a model's twin; itself where every weight is read as it is held."""
-    found = list(_Finder(coupling).reads())
-    if not found:
-        return coupling
-    model, trace = coupling.model.clone(), coupling.trace
-    nodes = list(model.graph)
-    moved: dict[int, Use] = {}
-    shapes, dtypes = dict(trace.shapes), dict(trace.dtypes)
-    for read in found:
-        shape = read.stored.held.shape if read.product else shapes[read.name][0]
+    finder = _Finder(coupling)
+    reads = list(finder.reads())
+    copies = list(finder.copies({k for read in reads for k in read.around}))
+    return _Twin(coupling).of(reads, copies) if reads or copies else coupling
+
+
+class _Twin:
+    """A clone of a model in which constants stand where weights are read."""
+
+    def __init__(self, coupling: Coupling) -> None:
+        self.coupling = coupling
+        self.model = coupling.model.clone()
+        self.nodes = list(self.model.graph)
+        self.uses: dict[int, list[Use]] = {}  # by the node whose uses they stand for
+        self.shapes, self.dtypes = dict(coupling.trace.shapes), dict(coupling.trace.dtypes)
+
+    def of(self, reads: Sequence[_Read], copies: Sequence[tuple[int, str, tuple[tuple[int, int], ...]]]) -> Coupling:
+        """Returns the coupling of the twin with these weights and these copied constants."""
+        for read in reads:
+            self._put(read)
+        given = {v.name: v for v in (*self.model.graph.initializers.values(), *(n.outputs[0] for n in self.nodes))}
+        for k, name, places in copies:
+            for node, slot in places:
+                self.nodes[node].replace_input_with(slot, given[name])
+            _put(self.nodes, k, _constant())
+            self.uses[k] = self._read(name, places)
+        uses = [(self.uses.get(use.node) or [use])[0] for use in self.coupling.uses]
+        uses += [use for k in sorted(self.uses) for use in self.uses[k][1:]]
+        static = self.coupling.trace.static | {read.name for read in reads}
+        return replace(
+            self.coupling,
+            model=self.model,
+            trace=replace(self.coupling.trace, shapes=self.shapes, dtypes=self.dtypes, static=static),
+            uses=uses,
+            quantized=frozenset(k for read in reads if read.stored.grid for k in read.readers),
+        )
+
+    def _put(self, read: _Read) -> None:
+        """Puts a constant where a weight is read."""
         if read.product is None:
             for k in read.around[1:]:
-                _put(nodes, k, ir.node("Constant", [], attributes={"value": ir.tensor(0.0)}))
-            _put(nodes, read.around[0], ir.node("Constant", [], attributes={"value": read.tensor(shape)}))
+                _put(self.nodes, k, _constant())
+            _put(self.nodes, read.around[0], _constant(read.tensor()))
         else:
-            weight = ir.Value(name=read.name, const_value=read.tensor(shape), type=ir.TensorType(ir.DataType.FLOAT))
-            model.graph.register_initializer(weight)
-            read.product.in_reals(nodes, read.node, weight)
-            dtypes[str(nodes[read.node].outputs[0].name)] = read.dtype
-        shapes[read.name], dtypes[read.name] = (shape, shape), read.dtype
-        seen = coupling.seen[read.node][read.slot]
-        use = Use(read.node, read.slot, read.name, shape, () if seen is None else seen.arrays)
-        moved |= dict.fromkeys(read.around, use)
-    return replace(
-        coupling,
-        model=model,
-        trace=replace(trace, shapes=shapes, dtypes=dtypes, static=trace.static | {read.name for read in found}),
-        uses=[moved.get(use.node, use) for use in coupling.uses],
-        quantized=frozenset(read.node for read in found if read.stored.grid),
-    )
+            weight = ir.Value(name=read.name, const_value=read.tensor(), type=ir.TensorType(ir.DataType.FLOAT))
+            self.model.graph.register_initializer(weight)
+            (number,) = read.readers
+            read.product.in_reals(self.nodes, number, weight)
+            self.dtypes[str(self.nodes[number].outputs[0].name)] = read.dtype
+        self.shapes[read.name], self.dtypes[read.name] = (read.shape, read.shape), read.dtype
+        first, *others = self._read(read.name, read.places)
+        self.uses |= {k: [first] for k in read.around}
+        self.uses[read.around[0]] = [first, *others]
+
+    def _read(self, name: str, places: Sequence[tuple[int, int]]) -> list[Use]:
+        """Returns the uses of a constant of the twin."""
+        shape = self.shapes[name][0]
+        seen = [self.coupling.seen[node][slot] for node, slot in places]
+        labels = [() if t is None else t.arrays for t in seen]
+        return [Use(node, slot, name, shape, arrays) for (node, slot), arrays in zip(places, labels, strict=True)]
 
 
 def written(coupling: Coupling, contents: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -123,12 +164,12 @@ def written(coupling: Coupling, contents: Mapping[str, np.ndarray]) -> dict[str,
     which runtimes take for the product of the factors' scales. A scale that something else reads stays.
     """
     found = {read.name: read for read in _Finder(coupling).reads()}
-    biases = {read.node: read for read in found.values() if read.slot == BIAS}
+    biases = {read.readers: read for read in found.values() if read.is_bias}
     new = {name: content for name, content in contents.items() if name not in found}
     grown: dict[str, np.ndarray] = {}
-    for read in (found[name] for name in contents if name in found and found[name].slot != BIAS):
+    for read in (found[name] for name in contents if name in found and not found[name].is_bias):
         growth = read.stored.growth(contents[read.name])
-        grids = {x.name: x.stored.grid for x in (read, biases.get(read.node)) if x is not None}
+        grids = {x.name: x.stored.grid for x in (read, biases.get(read.readers)) if x is not None}
         if (growth > 1).any() and all(g and g.owned and g.scales.size == growth.size for g in grids.values()):
             grown |= {name: growth.reshape(g.scales.shape) for name, g in grids.items() if g}
     for read in (found[name] for name in {**contents, **grown} if name in found):
@@ -138,6 +179,11 @@ def written(coupling: Coupling, contents: Mapping[str, np.ndarray]) -> dict[str,
             scales = (stored.grid.scales * growth).astype(stored.grid.scales.dtype)
             new |= dict.fromkeys(stored.grid.names, scales)
     return new
+
+
+def _constant(tensor: ir.TensorProtocol | None = None) -> ir.Node:
+    """Returns a Constant node; one that stands for nothing where no tensor is given."""
+    return ir.node("Constant", [], attributes={"value": ir.tensor(0.0) if tensor is None else tensor})
 
 
 def _put(nodes: list[ir.Node], number: int, new: ir.Node) -> None:
@@ -154,7 +200,7 @@ def _put(nodes: list[ir.Node], number: int, new: ir.Node) -> None:
 
 
 class _Finder:
-    """The weights of a graph that one node each reads otherwise than they are held."""
+    """The weights of a graph that are read otherwise than they are held."""
 
     def __init__(self, coupling: Coupling) -> None:
         self.nodes, self.trace = coupling.nodes, coupling.trace
@@ -179,21 +225,38 @@ class _Finder:
             if read is not None:
                 yield read
 
+    def copies(self, taken: Container[int]) -> Iterator[tuple[int, str, tuple[tuple[int, int], ...]]]:
+        """Yields copies of constants: number of the Identity, the constant's name, and where the copy is read.
+
+        Args:
+            taken: numbers of nodes that belong to what `reads` yields.
+        """
+        sources = {name: name for name in self.tensors}
+        for k, node in enumerate(self.nodes):
+            read, name = _given(node, 0), str(node.outputs[0].name)
+            source = sources.get(str(read.name)) if read is not None and node.op_type == "Identity" else None
+            places = self.readers.get(name, [])
+            if source is None or k in taken or self.trace.dtypes[name].kind != "f" or any(s < 0 for _, s in places):
+                continue
+            sources[name] = source
+            yield k, source, tuple((n, s) for n, s in places if self.nodes[n].op_type != "Identity")
+
     def _made(self, last: ir.Node) -> _Read | None:
-        """Returns the weight of which this node and those before it make what a node of another kind reads."""
-        use = self._only(last)
-        if use is None or self.nodes[use[0]].op_type in LAYING | {"DequantizeLinear", "QuantizeLinear"}:
+        """Returns the weight of which this node and those before it make what nodes of other kinds read."""
+        name = str(last.outputs[0].name)
+        places = tuple(self.readers.get(name, ()))
+        if not places or any(slot < 0 or self.nodes[node].op_type in MAKING for node, slot in places):
             return None
         way = [last]
         while (before := _maker(way[-1], 0)) is not None and before.op_type != "Constant":
-            if before.op_type not in LAYING | {"DequantizeLinear", "QuantizeLinear"} or self._only(before) is None:
+            if before.op_type not in MAKING or self._only(before) is None:
                 return None
             way.append(before)
-        stored = self._along(way[::-1])
+        stored = None if all(node.op_type == "Identity" for node in way) else self._along(way[::-1])
         if stored is None:
             return None
-        name = str(last.outputs[0].name)
-        return _Read(name, *use, self.trace.dtypes[name], stored, tuple(self.number[node] for node in way))
+        around = tuple(self.number[node] for node in way)
+        return _Read(name, places, self.trace.dtypes[name], self.trace.shapes[name][0], stored, around)
 
     def _dynamic(self, node: ir.Node) -> _Read | None:
         """Returns the weight of a product with what is quantized by its own range, if both scales are put on it."""
@@ -213,7 +276,8 @@ class _Finder:
         k, name = self.number[node], str(value.name)
         stored = Stored(name, self.tensors[name].numpy(), (), grid)
         product = _Product(self.number[cast], self.number[last])
-        return _Read(f"{name}/real", k, 1, grid.scales.dtype, stored, (k, self.number[scaling]), product)
+        around = (k, self.number[scaling])
+        return _Read(f"{name}/real", ((k, 1),), grid.scales.dtype, stored.held.shape, stored, around, product)
 
     def _along(self, way: list[ir.Node]) -> Stored | None:
         """Returns the constant that these nodes work on, one after the other; None where it can't be told back."""

@@ -120,6 +120,7 @@ class _Walk:
             Frontier(self.coupling, batches, providers, spool, lasting) for _ in range(3)
         )
         self.out = Compensated(np.zeros(0, np.int64))
+        self.visited: set[str] = set()  # weights that several nodes read
 
     def run(self, progress: Callable[[int, int], None] | None) -> Compensated:
         self.selection.begin(self.layers, self.ahead, choose=self.choose, mend=self.mode == "lstsq", seed=self.seed)
@@ -168,7 +169,12 @@ class _Walk:
     # ---------------------------------------------------------------- one layer
     def _visit(self, layer: Layer, groups: list[int]) -> None:
         moments: tuple[Moments, Moments] | None = None
-        if groups or self.mode != "none":
+        if layer.shared > 1:
+            moments = self.selection.pooled.pop(layer.use.name, None)
+            if layer.use.name in self.visited:
+                return
+            self.visited.add(layer.use.name)
+        elif groups or self.mode != "none":
             moments = gather(layer, self.pruned, self.dense, self.seed)
         if groups and moments is not None:
             fit, check = moments

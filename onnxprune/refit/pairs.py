@@ -194,7 +194,7 @@ def projection(pair: Pair, frontier: Frontier, layers: Iterable[Layer]) -> tuple
     starts = {}
     for layer in layers:
         behind = layer.index if layer.bias is None else layer.bias.node
-        if not layer.direct:
+        if not layer.direct and layer.shared == 1:
             starts[str(coupling.nodes[behind].outputs[0].name)] = layer
     name, path = pair.query, list[int]()
     while name not in starts:

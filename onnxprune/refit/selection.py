@@ -38,6 +38,8 @@ class Selection:
         late: the groups that each layer chooses when the walk comes to it, by the layer's place in the list.
         mixes: what projections take over, by the number of their node.
         mended: the products of two activations for which they do.
+        pooled: by name, the moments of weights that several nodes read, of all of them, on the dense network's values:
+            what is refitted for one counts for those behind it, too.
     """
 
     units: Units
@@ -48,6 +50,7 @@ class Selection:
     late: dict[int, list[int]] = field(default_factory=dict)
     mixes: dict[int, list[Mix]] = field(default_factory=dict)
     mended: set[int] = field(default_factory=set)
+    pooled: dict[str, tuple[Moments, Moments]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Starts with nothing cut."""
@@ -91,7 +94,9 @@ class Selection:
         known = _Pass(self, layers, dense, seed)
         known.choose(waiting, paired)
         if mend:
-            known.mend([p for p in found if any(self.counts[g] for g in self.groups_of(p.units))])
+            cut = {g for g, count in enumerate(self.counts) if count}
+            known.mend([p for p in found if cut & set(self.groups_of(p.units))])
+            known.pool({k for g in cut for k in readers[g] if layers[k].shared > 1})
         known.run()
 
     def readers(self, layers: Sequence[Layer]) -> list[list[int]]:
@@ -181,6 +186,7 @@ class _Pass:
         self.waiting: dict[int, list[int]] = {}
         self.chosen: dict[int, list[int]] = {}
         self.wanted: set[int] = set()
+        self.pooled: set[int] = set()
         self.pairs: dict[int, Pair] = {}
 
     def choose(self, waiting: dict[int, list[int]], paired: dict[int, Pair]) -> None:
@@ -195,9 +201,13 @@ class _Pass:
         self.pairs |= {p.index: p for p in wanted}
         self.wanted |= {p.index for p in wanted}
 
+    def pool(self, layers: set[int]) -> None:
+        """Asks for the moments of layers whose weights others read too."""
+        self.pooled = layers
+
     def run(self) -> None:
         """Visits layers (when they have been run) and pairs (before they are) in node order."""
-        wanted = {k for readers in self.waiting.values() for k in readers}
+        wanted = {k for readers in self.waiting.values() for k in readers} | self.pooled
         places = [(self.layers[k].index + 1, k, None) for k in wanted]
         problems: dict[int, list[Problem]] = {g: [] for g in self.waiting}
         for at, k, p in sorted([*places, *((p.index, -1, p) for p in self.pairs.values())], key=lambda v: v[:2]):
@@ -206,12 +216,21 @@ class _Pass:
                 self._visit(p)
                 continue
             fit, check = gather(self.layers[k], self.dense, self.dense, self.seed)
-            fit += check
+            if k in self.pooled:
+                self._add(self.layers[k].use.name, fit, check)
+                fit = fit + check
+            else:
+                fit += check
             del check
             for g in [g for g, readers in self.waiting.items() if k in readers]:
                 problems[g] += self.selection.problems(self.layers[k], fit, g)
                 if k == self.waiting[g][-1]:
                     self.selection.settle(g, problems.pop(g))
+
+    def _add(self, name: str, fit: Moments, check: Moments) -> None:
+        """Adds the moments of one reader of a weight to those of the others."""
+        known = self.selection.pooled.get(name)
+        self.selection.pooled[name] = (fit, check) if known is None else (known[0] + fit, known[1] + check)
 
     def _visit(self, pair: Pair) -> None:
         """Chooses the groups of a pair, and finds out what its queries can take over."""
