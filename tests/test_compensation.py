@@ -17,10 +17,14 @@ MS = "com.microsoft"
 Step = tuple[str, list[str], list[str], dict[str, Any]]
 
 
-def network(steps: list[Step], x: tuple[int | str, ...], weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+def network(
+    steps: list[Step], x: tuple[int | str, ...], weights: dict[str, np.ndarray], opset: int = 17
+) -> onnx.ModelProto:
     """Returns a chain of nodes from `x` to `y`."""
     nodes = [
-        helper.make_node(op, ins, outs, f"{op}_{k}", domain=MS if op.startswith("Fused") else "", **attributes)
+        helper.make_node(
+            op, ins, outs, f"{op}_{k}", domain=MS if op.startswith(("Fused", "Multi")) else "", **attributes
+        )
         for k, (op, ins, outs, attributes) in enumerate(steps)
     ]
     constants = [
@@ -33,8 +37,8 @@ def network(steps: list[Step], x: tuple[int | str, ...], weights: dict[str, np.n
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         constants,
     )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MS, 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MS, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9 if opset < 21 else 11)
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
@@ -200,6 +204,53 @@ def test_queries_take_over_for_dims_that_other_keys_tell(criterion: str) -> None
     only = {"include": ["wq", "wk"], "criterion": criterion}
     left = error(model, x, compensate="none", **only)
     assert left > 0.05
+    assert error(model, x, **only) < 0.05 * left
+
+
+def fused_attention(form: str) -> tuple[onnx.ModelProto, np.ndarray]:
+    """Returns the same layer with an operator that attends, or one that multiplies queries and turned keys."""
+    written, x = attention()
+    weights = {t.name: numpy_helper.to_array(t) for t in written.graph.initializer}
+    heads: list[Step] = [
+        step
+        for v, of in (("q1", "q"), ("k0", "k"), ("v0", "v"))
+        for step in (
+            ("Reshape", [v, "split"], [f"{of}_heads"], {}),
+            ("Transpose", [f"{of}_heads"], [of], {"perm": [0, 2, 1, 3]}),
+        )
+    ]
+    joined: list[Step] = [("Transpose", ["o"], ["o1"], {"perm": [0, 2, 1, 3]}), ("Reshape", ["o1", "join"], ["o2"], {})]
+    middle: dict[str, list[Step]] = {
+        "heads apart": [*heads, ("Attention", ["q", "k", "v"], ["o"], {}), *joined],
+        "heads merged": [("Attention", ["q1", "k0", "v0"], ["o2"], {"q_num_heads": 2, "kv_num_heads": 2})],
+        "MultiHeadAttention": [("MultiHeadAttention", ["q1", "k0", "v0"], ["o2"], {"num_heads": 2})],
+        "FusedMatMul": [
+            *heads,
+            ("FusedMatMul", ["q", "k"], ["s"], {"transB": 1, "alpha": 0.35}),
+            ("Softmax", ["s"], ["p"], {"axis": -1}),
+            ("MatMul", ["p", "v"], ["o"], {}),
+            *joined,
+        ],
+    }
+    steps: list[Step] = [
+        ("MatMul", ["x", "wq"], ["q0"], {}),
+        ("Add", ["q0", "bq"], ["q1"], {}),
+        ("MatMul", ["x", "wk"], ["k0"], {}),
+        ("MatMul", ["x", "wv"], ["v0"], {}),
+        *middle[form],
+        ("MatMul", ["o2", "wo"], ["y"], {}),
+    ]
+    used = {name for _, inputs, _, _ in steps for name in inputs}
+    kept = {name: w for name, w in weights.items() if name in used}
+    return network(steps, ("n", "t", 12), kept, opset=23 if form.startswith("heads") else 17), x
+
+
+@pytest.mark.parametrize("form", ["heads apart", "heads merged", "MultiHeadAttention", "FusedMatMul"])
+def test_queries_of_fused_attention_take_over_too(form: str) -> None:
+    model, x = fused_attention(form)
+    only = {"include": ["wq", "wk"], "criterion": "obs"}
+    left = error(model, x, compensate="none", **only)
+    assert left > 0.03
     assert error(model, x, **only) < 0.05 * left
 
 

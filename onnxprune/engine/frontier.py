@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +201,7 @@ class Frontier:
             [self._message(k) for k in numbers],
             "segment",
             [
-                *(_info(n, dtypes[n], [None] * len(self.coupling.trace.shapes[n][0])) for n in reads),
+                *(_info(n, dtypes[n], self._declared(n)) for n in reads),
                 *(_info(n, v.dtype, v.shape) for n, v in given.items()),
             ],
             [
@@ -221,6 +222,19 @@ class Frontier:
             assert isinstance(written, onnx.FunctionProto)
             proto.functions.append(written)
         return proto
+
+    def _declared(self, name: str) -> list[int | None]:
+        """Returns the shape to declare for a value that is fed: no size, but for the width of what attends.
+
+        onnx takes an unknown width of three-dimensional queries for 0, and refuses what reads the result.
+        """
+        one, other = self.coupling.trace.shapes[name]
+        wide = name in self._attending and one[-1:] == other[-1:]
+        return [None] * (len(one) - wide) + list(one[-1:] if wide else ())
+
+    @cached_property
+    def _attending(self) -> set[str]:
+        return {name for node in self.nodes if node.op_type == "Attention" for name in inputs_of(node)}
 
     def _message(self, index: int) -> onnx.NodeProto:
         """Returns a node, with its new bias if it got one."""

@@ -24,6 +24,7 @@ RIDGES = (1e-4, 1e-2, 1.0)
 CHECK_EVERY = 8
 MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Flatten", "Identity", "Dropout"}
 SCALES = {"Mul", "Div"}
+ATTENTION = {"Attention", "MultiHeadAttention"}
 BEHIND = {"Mul", "Div", "Add", "Where", "Identity", "Cast"}  # what may stand between a product and its Softmax
 
 
@@ -33,8 +34,10 @@ class Pair:
 
     Attributes:
         index: the node.
-        query: the value on its left, (..., tokens, dims).
-        key: the value on its right, (..., dims, tokens).
+        query: the value on its left, (..., tokens, dims), or (batch, tokens, heads x dims).
+        key: the value on its right, as the query.
+        turned: the key is (..., dims, tokens).
+        merged: how many heads share the last axis, 0 where they have an axis of their own.
         units: (heads, dims) the unit of each contracted index, -1 where it has none.
         heads: shape of the batch axes that tell heads apart, 1 for the others.
         shifts: scores may shift by a constant for each query (a Softmax follows): keys count less their mean.
@@ -43,9 +46,18 @@ class Pair:
     index: int
     query: str
     key: str
+    turned: bool
+    merged: int
     units: Array
     heads: tuple[int, ...]
     shifts: bool
+
+    def rows(self, x: np.ndarray, *, turned: bool = False) -> np.ndarray:
+        """Returns a query or a key as (..., tokens, dims) with an axis for heads."""
+        if self.merged:
+            batch, tokens, width = x.shape
+            x = x.reshape(batch, tokens, self.merged, width // self.merged).swapaxes(1, 2)
+        return np.swapaxes(x, -1, -2) if turned else x
 
 
 @dataclass(eq=False)
@@ -86,7 +98,7 @@ class Mix:
 
 
 def find_pairs(units: Units) -> list[Pair]:
-    """Returns the matrix products of two activations whose contracted indices are all units, equally many of each."""
+    """Returns the products of queries and keys whose contracted indices are all units, equally many of each."""
     coupling = units.coupling
     readers: dict[str, list[ir.Node]] = {}
     for node in coupling.nodes:
@@ -95,19 +107,45 @@ def find_pairs(units: Units) -> list[Pair]:
                 readers.setdefault(v.name, []).append(node)
     found = []
     for index, node in enumerate(coupling.nodes):
-        if node.op_type != "MatMul" or any(v is None or v.name in coupling.trace.static for v in node.inputs):
+        form = _form(node)
+        if form is None or any(v is None or v.name in coupling.trace.static for v in node.inputs[:2]):
             continue
-        left, right = coupling.seen[index]
+        turned, merged = form
+        left, right = coupling.seen[index][:2]
         labels = None if left is None else left.on(len(left.shape) - 1)
         if left is None or right is None or labels is None or len(left.shape) != len(right.shape):
             continue
-        heads = labels.shape[:-2]
+        if merged and (labels.size != left.shape[-1] or left.shape[::2] != right.shape[::2]):
+            continue
+        labels = labels.reshape(1, merged, 1, -1) if merged else labels
         of = units.of_label[labels].reshape(-1, labels.shape[-1])
-        if labels.shape[-2] == 1 and (of >= 0).all():
-            query, key = (str(v.name) for v in node.inputs if v is not None)
-            shifts = _meets_softmax(str(node.outputs[0].name), readers, len(left.shape))
-            found.append(Pair(index, query, key, of, heads, shifts))
+        if labels.shape[-2] == 1 and (of >= 0).all() and (merged or turned or left.shape[-3] == right.shape[-3]):
+            query, key = (str(v.name) for v in node.inputs[:2] if v is not None)
+            shifts = node.op_type in ATTENTION or _meets_softmax(str(node.outputs[0].name), readers, len(left.shape))
+            found.append(Pair(index, query, key, turned, merged, of, labels.shape[:-2], shifts))
     return found
+
+
+def _form(node: ir.Node) -> tuple[bool, int] | None:
+    """Returns `turned` and `merged` of the query and the key that a node multiplies; None where it does not."""
+
+    def given(name: str) -> int:
+        return node.attributes[name].as_int() if name in node.attributes else 0
+
+    def has(*slots: int) -> bool:
+        return any(k < len(node.inputs) and node.inputs[k] is not None for k in slots)
+
+    if node.op_type == "MatMul":
+        return True, 0
+    if node.op_type == "FusedMatMul":
+        return None if any(map(given, ("transA", "transBatchA", "transBatchB"))) else (not given("transB"), 0)
+    if node.op_type == "Attention" and node.domain in ("", "ai.onnx"):
+        heads = given("q_num_heads")
+        bent = "softcap" in node.attributes and node.attributes["softcap"].as_float() != 0
+        return (False, heads) if heads == given("kv_num_heads") and not has(4, 5) and not bent else None
+    if node.op_type == "MultiHeadAttention":
+        return None if has(3, 6, 7) else (False, given("num_heads"))
+    return None
 
 
 def features_of(units: Array, own: Array) -> Array:
@@ -131,8 +169,8 @@ def gather(pair: Pair, batches: Iterable[Feed]) -> tuple[Products, Products]:
     fit, check = (Products(np.zeros(shape), np.zeros(shape)) for _ in range(2))
     batches = list(batches)
     for k, values in enumerate(batches):
-        query = values[pair.query].astype(np.float32, copy=False)
-        key = np.swapaxes(values[pair.key], -1, -2).astype(np.float32, copy=False)
+        query = pair.rows(values[pair.query].astype(np.float32, copy=False))
+        key = pair.rows(values[pair.key].astype(np.float32, copy=False), turned=pair.turned)
         key = key - key.mean(axis=-2, keepdims=True) if pair.shifts else key
         held = k % CHECK_EVERY == CHECK_EVERY - 1 or (1 < len(batches) < CHECK_EVERY and k == len(batches) - 1)
         into = check if held else fit
@@ -229,6 +267,7 @@ def _numbered(
     scale, places = (_carried(frontier, path, name, pair.query, x) for x in (np.ones_like(numbers), numbers))
     if scale is None or places is None:
         return None
+    scale, places = pair.rows(scale), pair.rows(places)
     spans = (*pair.heads, 1, places.shape[-1])
     first = tuple(slice(None) if n > 1 else slice(0, 1) for n in spans)
     alike = all(np.array_equal(np.broadcast_to(x[first], x.shape), x) for x in (scale, places))
