@@ -296,3 +296,13 @@ def test_a_weight_that_something_else_reads_too_is_left_as_it_is(tmp_path: Path)
     found, _ = pruned(model_of(more, constants, 4), inputs(4), tmp_path / "out.onnx")
     assert constants_of(found)["w"].shape == (OUTPUTS, MIDDLE // 2, 3, 3)
     assert np.isin(constants_of(found)["w"], constants["w"]).all()
+
+
+def test_a_weight_that_is_read_both_ways_round_is_left_as_it_is(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["h_real", "w"], ["code"]),
+        helper.make_node("Gemm", ["code", "w"], ["y"], transB=1),
+    ]
+    w = np.random.default_rng(11).standard_normal((MIDDLE, OUTPUTS)).astype(np.float32)
+    found, _ = pruned(model_of(nodes, {"w": w}, 2), inputs(2), tmp_path / "out.onnx")
+    assert np.isin(constants_of(found)["w"], w).all()

@@ -144,7 +144,9 @@ class _Finder:
         return [replace(x, shared=count, bias=x.bias if whole else None) for x in layers]
 
     def _differ(self, a: Array, b: Array) -> bool:
-        """Returns whether one of two arrays of labels may lose what the other doesn't."""
+        """Returns whether one of two arrays of labels may lose what the other doesn't, or is another view of it."""
+        if a.shape != b.shape:
+            return True
         labels = self.coupling.labels
         roots = [np.where(x < 0, -1, labels.find(np.maximum(x, 0))) for x in (a, b)]
         return bool(((roots[0] != roots[1]) & ~(self._stays(a) & self._stays(b))).any())
