@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.engine.assembled import Assembled, assemble
 from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.stored import Grid, Shaped, Step, Stored, Turned, Typed
 from onnxprune.graph.constants import constants
@@ -26,6 +27,7 @@ Place = tuple[int, int]
 
 BIAS = 2  # where Conv, ConvTranspose and Gemm read theirs
 LAYING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast"})
+JOINING = frozenset({"Concat", "Slice", "Split", "Gather"})
 MAKING = LAYING | {"DequantizeLinear", "QuantizeLinear"}
 INTEGER = frozenset({"MatMulInteger", "ConvInteger"})
 WHOLE_BYTES = frozenset({"int8", "uint8", "int16", "uint16", "int32"})  # a fit rounded to fewer bits is worth little
@@ -62,7 +64,7 @@ class Read:
     places: tuple[Place, ...]
     dtype: np.dtype
     shape: tuple[int, ...]
-    stored: Stored
+    stored: Stored | Assembled
     around: tuple[int, ...]
     product: Product | None = None
 
@@ -96,7 +98,7 @@ class Finder:
     """The weights of a graph that are read otherwise than they are held."""
 
     def __init__(self, coupling: Coupling) -> None:
-        self.nodes, self.trace = coupling.nodes, coupling.trace
+        self.model, self.nodes, self.trace = coupling.model, coupling.nodes, coupling.trace
         self.number = {node: k for k, node in enumerate(coupling.nodes)}
         self.tensors = constants(coupling.model.graph)
         self.readers: dict[str | None, list[Place]] = {v.name: [(-1, -1)] for v in coupling.model.graph.outputs}
@@ -111,7 +113,7 @@ class Finder:
             read = None
             if node.op_type in INTEGER:
                 read = self._dynamic(node)
-            elif node.op_type == "DequantizeLinear" or node.op_type in LAYING:
+            elif node.op_type == "DequantizeLinear" or node.op_type in LAYING | JOINING:
                 read = self._made(node)
             if read is not None:
                 yield read
@@ -136,18 +138,58 @@ class Finder:
         """Returns the weight of which this node and those before it make what nodes of other kinds read."""
         name = str(last.outputs[0].name)
         places = tuple(self.readers.get(name, ()))
-        if not places or any(slot < 0 or self.nodes[node].op_type in MAKING for node, slot in places):
+        kinds = {self.nodes[node].op_type for node, _ in places}
+        if not places or any(slot < 0 for _, slot in places) or kinds & (MAKING | JOINING) or len(last.outputs) > 1:
             return None
-        way = [last]
-        while (before := _maker(way[-1], 0)) is not None and before.op_type != "Constant":
-            if before.op_type not in MAKING or self._only(before) is None:
-                return None
-            way.append(before)
-        stored = None if all(node.op_type == "Identity" for node in way) else self._along(way[::-1])
-        if stored is None:
+        stored: Stored | Assembled | None = None
+        if (way := self._way(last)) is not None:
+            stored = self._along(way[::-1]) if way else None
+        elif _is_real(self.trace.dtypes[name]) and (way := self._tree(last)) is not None:
+            stored = self._together(way)
+        if way is None or stored is None:
             return None
         around = tuple(self.number[node] for node in way)
         return Read(name, places, self.trace.dtypes[name], self.trace.shapes[name][0], stored, around)
+
+    def _way(self, last: ir.Node) -> list[ir.Node] | None:
+        """Returns the nodes that work on one constant in turn, the last one first; an empty list for mere copies."""
+        way = list[ir.Node]()
+        before: ir.Node | None = last
+        while before is not None and before.op_type != "Constant":
+            if before.op_type not in MAKING or (way and self._only(before) is None):
+                return None
+            way.append(before)
+            before = _maker(before, 0)
+        return [] if all(node.op_type == "Identity" for node in way) else way
+
+    def _tree(self, last: ir.Node) -> list[ir.Node] | None:
+        """Returns the nodes that move elements of constants, read by no other node, the last one first."""
+        found, open_ = {last}, [last]
+        while open_:
+            node = open_.pop()
+            if node.op_type not in LAYING | JOINING or node.op_type == "Cast":
+                return None
+            for v in node.inputs if node.op_type == "Concat" else node.inputs[:1]:
+                before = None if v is None else v.producer()
+                if before is not None and before.op_type != "Constant" and before not in found:
+                    found.add(before)
+                    open_.append(before)
+        inner = {str(v.name) for node in found if node is not last for v in node.outputs}
+        if any(self.nodes[k] not in found for name in inner for k, _ in self.readers.get(name, [])):
+            return None
+        return sorted(found, key=self.number.__getitem__, reverse=True)
+
+    def _together(self, way: list[ir.Node]) -> Assembled | None:
+        """Returns the constants that such nodes put together; None where something else reads one of them."""
+        inner = {v.name for node in way for v in node.outputs}
+        read = dict.fromkeys(str(v.name) for node in way for v in node.inputs if v is not None and v.name not in inner)
+        if not all(name in self.tensors for name in read):
+            return None
+        given = {name: self.tensors[name] for name in read}
+        parts = [name for name in given if _is_real(self.trace.dtypes[name])]
+        if not parts or any(self.nodes[k] not in way for name in parts for k, _ in self.readers[name]):
+            return None
+        return assemble(self.model, way[::-1], str(way[0].outputs[0].name), given, parts)
 
     def _dynamic(self, node: ir.Node) -> Read | None:
         """Returns the weight of a product with what is quantized by its own range, if both scales are put on it."""

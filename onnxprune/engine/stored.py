@@ -169,14 +169,14 @@ class Stored:
             return np.ones(())
         return self.grid.growth(self._at_grid(reals), self.grid.most(self._integers()))
 
-    def holding(self, reals: np.ndarray, growth: np.ndarray) -> np.ndarray:
-        """Returns what the constant is to hold for new numbers."""
+    def holding(self, reals: np.ndarray, growth: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns what the constant is to hold for new numbers, by its name."""
         x = self._at_grid(reals)
         if self.grid is not None and not self.grid.simulated:
             x = self.grid.nearest(x, growth, self.grid.most(self._integers()))
         for step in reversed(self.before):
             x = step.back(x)
-        return x.astype(self.held.dtype)
+        return {self.holder: x.astype(self.held.dtype)}
 
     def _prepared(self) -> np.ndarray:
         x = self.held

@@ -113,7 +113,7 @@ def written(coupling: Coupling, contents: Mapping[str, np.ndarray]) -> dict[str,
             grown |= {name: growth.reshape(g.scales.shape) for name, g in grids.items() if g}
     for read in (found[name] for name in {**contents, **grown} if name in found):
         stored, growth = read.stored, grown.get(read.name, np.ones(()))
-        new[stored.holder] = stored.holding(contents[read.name] if read.name in contents else stored.reals(), growth)
+        new |= stored.holding(contents[read.name] if read.name in contents else stored.reals(), growth)
         if read.name in grown and stored.grid:
             scales = (stored.grid.scales * growth).astype(stored.grid.scales.dtype)
             new |= dict.fromkeys(stored.grid.names, scales)
