@@ -207,10 +207,11 @@ def test_queries_take_over_for_dims_that_other_keys_tell(criterion: str) -> None
     assert error(model, x, **only) < 0.05 * left
 
 
-def fused_attention(form: str) -> tuple[onnx.ModelProto, np.ndarray]:
-    """Returns the same layer with an operator that attends, or one that multiplies queries and turned keys."""
+def attention_as(form: str) -> tuple[onnx.ModelProto, np.ndarray]:
+    """Returns the same layer with an operator that attends, with turned keys, or with heads among samples."""
     written, x = attention()
     weights = {t.name: numpy_helper.to_array(t) for t in written.graph.initializer}
+    weights |= {"among": np.array([-1, 9, 8]), "apart": np.array([-1, 2, 9, 8])}
     heads: list[Step] = [
         step
         for v, of in (("q1", "q"), ("k0", "k"), ("v0", "v"))
@@ -231,6 +232,17 @@ def fused_attention(form: str) -> tuple[onnx.ModelProto, np.ndarray]:
             ("MatMul", ["p", "v"], ["o"], {}),
             *joined,
         ],
+        "heads among samples": [
+            *heads,
+            *(("Reshape", [v, "among"], [f"{v}_all"], {}) for v in "qkv"),
+            ("Transpose", ["k_all"], ["k_turned"], {"perm": [0, 2, 1]}),
+            ("Mul", ["q_all", "scale"], ["q_scaled"], {}),
+            ("MatMul", ["q_scaled", "k_turned"], ["s"], {}),
+            ("Softmax", ["s"], ["p"], {"axis": -1}),
+            ("MatMul", ["p", "v_all"], ["o_all"], {}),
+            ("Reshape", ["o_all", "apart"], ["o"], {}),
+            *joined,
+        ],
     }
     steps: list[Step] = [
         ("MatMul", ["x", "wq"], ["q0"], {}),
@@ -242,12 +254,14 @@ def fused_attention(form: str) -> tuple[onnx.ModelProto, np.ndarray]:
     ]
     used = {name for _, inputs, _, _ in steps for name in inputs}
     kept = {name: w for name, w in weights.items() if name in used}
-    return network(steps, ("n", "t", 12), kept, opset=23 if form.startswith("heads") else 17), x
+    return network(steps, ("n", 9, 12), kept, opset=23 if form in ("heads apart", "heads merged") else 17), x
 
 
-@pytest.mark.parametrize("form", ["heads apart", "heads merged", "MultiHeadAttention", "FusedMatMul"])
-def test_queries_of_fused_attention_take_over_too(form: str) -> None:
-    model, x = fused_attention(form)
+@pytest.mark.parametrize(
+    "form", ["heads apart", "heads merged", "MultiHeadAttention", "FusedMatMul", "heads among samples"]
+)
+def test_queries_take_over_in_whatever_form_attention_is_written(form: str) -> None:
+    model, x = attention_as(form)
     only = {"include": ["wq", "wk"], "criterion": "obs"}
     left = error(model, x, compensate="none", **only)
     assert left > 0.03

@@ -7,6 +7,7 @@ nothing but movement and scaling stands between.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ class Pair:
         query: the value on its left, (..., tokens, dims), or (batch, tokens, heads x dims).
         key: the value on its right, as the query.
         turned: the key is (..., dims, tokens).
-        merged: how many heads share the last axis, 0 where they have an axis of their own.
+        merged: how many heads share the last axis with their dims, 0 where they don't.
+        folded: how many heads share the first axis with the samples, 0 where they don't.
         units: (heads, dims) the unit of each contracted index, -1 where it has none.
         heads: shape of the batch axes that tell heads apart, 1 for the others.
         shifts: scores may shift by a constant for each query (a Softmax follows): keys count less their mean.
@@ -48,6 +50,7 @@ class Pair:
     key: str
     turned: bool
     merged: int
+    folded: int
     units: Array
     heads: tuple[int, ...]
     shifts: bool
@@ -57,6 +60,8 @@ class Pair:
         if self.merged:
             batch, tokens, width = x.shape
             x = x.reshape(batch, tokens, self.merged, width // self.merged).swapaxes(1, 2)
+        if self.folded:
+            x = x.reshape(-1, self.folded, *x.shape[1:])
         return np.swapaxes(x, -1, -2) if turned else x
 
 
@@ -118,12 +123,23 @@ def find_pairs(units: Units) -> list[Pair]:
         if merged and (labels.size != left.shape[-1] or left.shape[::2] != right.shape[::2]):
             continue
         labels = labels.reshape(1, merged, 1, -1) if merged else labels
-        of = units.of_label[labels].reshape(-1, labels.shape[-1])
-        if labels.shape[-2] == 1 and (of >= 0).all() and (merged or turned or left.shape[-3] == right.shape[-3]):
-            query, key = (str(v.name) for v in node.inputs[:2] if v is not None)
+        query, key = (str(v.name) for v in node.inputs[:2] if v is not None)
+        folded = _folded(labels, coupling.trace.shapes[query])
+        of = units.of_label[labels.reshape(-1, folded, *labels.shape[1:]) if folded else labels]
+        if folded and not (of == of[:1]).all():
+            continue
+        of = of[:1] if folded else of
+        flat = of.reshape(-1, of.shape[-1])
+        if of.shape[-2] == 1 and (flat >= 0).all() and (merged or turned or left.shape[-3] == right.shape[-3]):
             shifts = node.op_type in ATTENTION or _meets_softmax(str(node.outputs[0].name), readers, len(left.shape))
-            found.append(Pair(index, query, key, turned, merged, of, labels.shape[:-2], shifts))
+            found.append(Pair(index, query, key, turned, merged, folded, flat, of.shape[:-2], shifts))
     return found
+
+
+def _folded(labels: Array, shapes: tuple[tuple[int, ...], ...]) -> int:
+    """Returns how many heads share the first axis of a query with the samples, whose number differs between runs."""
+    first, other = (shape[0] for shape in shapes)
+    return math.gcd(first, other) if labels.shape[0] > 1 and first != other else 0
 
 
 def _form(node: ir.Node) -> tuple[bool, int] | None:
