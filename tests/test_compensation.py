@@ -307,3 +307,27 @@ def test_layers_that_cannot_be_refitted_are_named() -> None:
     assert any("not refitted" in note and "MatMul_2" in note for note in notes)
     notes = onnxprune.prune(model, ratio=0.5, calibration=x, compensate="none", criterion="l1").report.notes
     assert not any("not refitted" in note for note in notes)
+
+
+def test_sizes_may_be_computed_before_a_layer_and_used_behind_it() -> None:
+    rng = np.random.default_rng(12)
+    steps: list[Step] = [
+        ("Conv", ["x", "w0"], ["h"], {}),
+        ("Shape", ["x"], ["shape"], {}),
+        ("Slice", ["shape", "zero", "one"], ["samples"], {}),
+        ("Concat", ["samples", "rest"], ["sizes"], {"axis": 0}),
+        ("Conv", ["h", "w"], ["z"], {}),
+        ("Resize", ["z", "", "", "sizes"], ["wide"], {}),
+        ("Conv", ["wide", "w2"], ["y"], {}),
+    ]
+    weights = {
+        "w0": rng.standard_normal((8, 3, 1, 1)),
+        "w": rng.standard_normal((5, 8, 3, 3)),
+        "w2": rng.standard_normal((4, 5, 1, 1)),
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "rest": np.array([5, 11, 11]),
+    }
+    x = rng.standard_normal((64, 3, 8, 8)).astype(np.float32)
+    model = network(steps, ("n", 3, 8, 8), weights)
+    assert error(model, x, include=["w0"]) < 0.05 < error(model, x, include=["w0"], compensate="none")

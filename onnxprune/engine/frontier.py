@@ -224,13 +224,15 @@ class Frontier:
         return proto
 
     def _declared(self, name: str) -> list[int | None]:
-        """Returns the shape to declare for a value that is fed: no size, but for the width of what attends.
+        """Returns the shape to declare for a value that is fed: open, but for what onnx takes for 0 then.
 
-        onnx takes an unknown width of three-dimensional queries for 0, and refuses what reads the result.
+        That is the width of three-dimensional queries, and the number of sizes of a Resize.
         """
-        one, other = self.coupling.trace.shapes[name]
-        wide = name in self._attending and one[-1:] == other[-1:]
-        return [None] * (len(one) - wide) + list(one[-1:] if wide else ())
+        trace = self.coupling.trace
+        one, other = trace.shapes[name]
+        listed = len(one) == 1 and name in trace.static
+        known = one[-1:] if one[-1:] == other[-1:] and (listed or name in self._attending) else ()
+        return [None] * (len(one) - len(known)) + list(known)
 
     @cached_property
     def _attending(self) -> set[str]:
