@@ -146,13 +146,14 @@ class Trials:
         """Returns the weights of all levels of a group."""
         order = self._order(g)
         contents, slots = list[Feed](), dict[int, int]()
+        told = list(self._told(g))
         for count in self.ladders[g]:
             selection = self._selection()
             selection.cut(g, order[:count], order)
             changed = self._masked(g, selection)
             for p in self.pairs[g]:
                 self._mix(p, selection, changed, slots)
-            for layer, moments in self._told(g):
+            for layer, moments in told:
                 self._refit(layer, moments, selection, changed, slots)
             contents += self.spool.store([changed])
         return Trial(g, Change(tuple(contents), slots))

@@ -19,6 +19,9 @@ from onnxprune.graph.trace import Trace
 from onnxprune.ops import Site, Unsupported, lookup
 from onnxprune.ops.zero_points import agrees, is_narrow
 
+Place = tuple[int, int]
+"""A node by its number, and one of its inputs."""
+
 QUANTIZED_TYPES = {
     *(ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16),
     *(ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT2, ir.DataType.UINT2),
@@ -89,6 +92,16 @@ class Coupling:
     def where(self, index: int) -> str:
         """Returns what a node is called in reasons and notes: its name, or its number where it has none."""
         return self.nodes[index].name or f"#{index}"
+
+    @cached_property
+    def readers(self) -> dict[str, list[Place]]:
+        """Where each value is read by nodes of the graph."""
+        found: dict[str, list[Place]] = {}
+        for index, node in enumerate(self.nodes):
+            for slot, v in enumerate(node.inputs):
+                if v is not None and v.name:
+                    found.setdefault(v.name, []).append((index, slot))
+        return found
 
     @cached_property
     def uses_of(self) -> dict[int, dict[int, Use]]:

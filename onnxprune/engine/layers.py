@@ -110,15 +110,8 @@ class _Finder:
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         self.tensors = constants(coupling.model.graph)
-        self.readers: dict[str, list[tuple[int, int]]] = {}
-        self.producer: dict[str, int] = {}
-        for index, node in enumerate(coupling.nodes):
-            for slot, v in enumerate(node.inputs):
-                if v is not None and v.name:
-                    self.readers.setdefault(v.name, []).append((index, slot))
-            for v in node.outputs:
-                if v.name:
-                    self.producer[v.name] = index
+        self.readers = coupling.readers
+        self.producer = {v.name: index for index, node in enumerate(coupling.nodes) for v in node.outputs if v.name}
         self.outputs = {v.name for v in coupling.model.graph.outputs}
 
     def layers(self) -> list[Layer]:

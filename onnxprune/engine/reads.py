@@ -15,15 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.engine.assembled import Assembled, assemble
-from onnxprune.engine.coupling import Coupling
+from onnxprune.engine.coupling import Coupling, Place
 from onnxprune.engine.stored import Grid, Shaped, Step, Stored, Turned, Typed
 from onnxprune.graph.constants import constants
 from onnxprune.graph.dependence import captured, subgraphs
 
-__all__ = ["Copy", "Finder", "Place", "Product", "Read"]
-
-Place = tuple[int, int]
-"""A node by its number, and one of its inputs."""
+__all__ = ["Copy", "Finder", "Product", "Read"]
 
 BIAS = 2  # where Conv, ConvTranspose and Gemm read theirs
 LAYING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast"})
@@ -101,11 +98,10 @@ class Finder:
         self.model, self.nodes, self.trace = coupling.model, coupling.nodes, coupling.trace
         self.number = {node: k for k, node in enumerate(coupling.nodes)}
         self.tensors = constants(coupling.model.graph)
-        self.readers: dict[str | None, list[Place]] = {v.name: [(-1, -1)] for v in coupling.model.graph.outputs}
-        for k, node in enumerate(self.nodes):
-            read = [(v.name, slot) for slot, v in enumerate(node.inputs) if v is not None]
-            for name, slot in [*read, *((name, -1) for g in subgraphs(node) for name in captured(g))]:
-                self.readers.setdefault(name, []).append((k, slot))
+        self.readers = {name: list(places) for name, places in coupling.readers.items()}
+        inside = [(name, k) for k, node in enumerate(self.nodes) for g in subgraphs(node) for name in captured(g)]
+        for name, k in [*inside, *((str(v.name), -1) for v in coupling.model.graph.outputs)]:
+            self.readers.setdefault(name, []).append((k, -1))
 
     def reads(self) -> Iterator[Read]:
         """Yields them where they are read."""
@@ -175,7 +171,7 @@ class Finder:
                     found.add(before)
                     open_.append(before)
         inner = {str(v.name) for node in found if node is not last for v in node.outputs}
-        if any(self.nodes[k] not in found for name in inner for k, _ in self.readers.get(name, [])):
+        if any(self._is_read_beside(name, found) for name in inner):
             return None
         return sorted(found, key=self.number.__getitem__, reverse=True)
 
@@ -187,7 +183,7 @@ class Finder:
             return None
         given = {name: self.tensors[name] for name in read}
         parts = [name for name in given if _is_real(self.trace.dtypes[name])]
-        if not parts or any(self.nodes[k] not in way for name in parts for k, _ in self.readers[name]):
+        if not parts or any(self._is_read_beside(name, way) for name in parts):
             return None
         return assemble(self.model, way[::-1], str(way[0].outputs[0].name), given, parts)
 
@@ -279,12 +275,16 @@ class Finder:
 
     def _constant(self, value: ir.Value | None) -> ir.Value | None:
         """Returns a constant that one node reads; None for anything else."""
-        mine = value is not None and value.name in self.tensors and len(self.readers[value.name]) == 1
+        mine = value is not None and value.name in self.tensors and len(self.readers[str(value.name)]) == 1
         return value if mine else None
+
+    def _is_read_beside(self, name: str, nodes: Container[ir.Node]) -> bool:
+        """Returns whether anything but these nodes reads a value: other nodes, subgraphs, or whoever runs the model."""
+        return any(slot < 0 or self.nodes[k] not in nodes for k, slot in self.readers.get(name, []))
 
     def _only(self, node: ir.Node) -> Place | None:
         """Returns the node and the input that alone read a node's output; None where there are more, or others."""
-        uses = self.readers.get(node.outputs[0].name, [])
+        uses = self.readers.get(str(node.outputs[0].name), [])
         return uses[0] if len(uses) == 1 and uses[0][1] >= 0 else None
 
     def _reader(self, node: ir.Node) -> ir.Node | None:

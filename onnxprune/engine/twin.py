@@ -14,8 +14,8 @@ from itertools import pairwise
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.engine.coupling import Coupling, Use
-from onnxprune.engine.reads import Copy, Finder, Place, Product, Read
+from onnxprune.engine.coupling import Coupling, Place, Use
+from onnxprune.engine.reads import Copy, Finder, Product, Read
 
 __all__ = ["as_read", "written"]
 

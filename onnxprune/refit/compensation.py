@@ -170,10 +170,10 @@ class _Walk:
     def _visit(self, layer: Layer, groups: list[int]) -> None:
         moments: tuple[Moments, Moments] | None = None
         if layer.shared > 1:
-            moments = self.selection.pooled.pop(layer.use.name, None)
             if layer.use.name in self.visited:
                 return
             self.visited.add(layer.use.name)
+            moments = self.selection.pooled.pop(layer.use.name, None)
         elif groups or self.mode != "none":
             moments = gather(layer, self.pruned, self.dense, self.seed)
         if groups and moments is not None:

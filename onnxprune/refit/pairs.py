@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.frontier import Feed, Frontier, inputs_of
 from onnxprune.engine.labels import Array
 from onnxprune.engine.layers import Layer
 from onnxprune.engine.units import Units
 from onnxprune.graph.runtime import open_session, run
+from onnxprune.ops import Node
 from onnxprune.refit.obs import Problem
 
 RIDGES = (1e-4, 1e-2, 1.0)
@@ -105,14 +107,9 @@ class Mix:
 def find_pairs(units: Units) -> list[Pair]:
     """Returns the products of queries and keys whose contracted indices are all units, equally many of each."""
     coupling = units.coupling
-    readers: dict[str, list[ir.Node]] = {}
-    for node in coupling.nodes:
-        for v in node.inputs:
-            if v is not None and v.name:
-                readers.setdefault(v.name, []).append(node)
     found = []
     for index, node in enumerate(coupling.nodes):
-        form = _form(node)
+        form = _form(Node(node, 1, coupling.trace))
         if form is None or any(v is None or v.name in coupling.trace.static for v in node.inputs[:2]):
             continue
         turned, merged = form
@@ -131,7 +128,7 @@ def find_pairs(units: Units) -> list[Pair]:
         of = of[:1] if folded else of
         flat = of.reshape(-1, of.shape[-1])
         if of.shape[-2] == 1 and (flat >= 0).all() and (merged or turned or left.shape[-3] == right.shape[-3]):
-            shifts = node.op_type in ATTENTION or _meets_softmax(str(node.outputs[0].name), readers, len(left.shape))
+            shifts = node.op_type in ATTENTION or _meets_softmax(str(node.outputs[0].name), coupling, len(left.shape))
             found.append(Pair(index, query, key, turned, merged, folded, flat, of.shape[:-2], shifts))
     return found
 
@@ -142,25 +139,19 @@ def _folded(labels: Array, shapes: tuple[tuple[int, ...], ...]) -> int:
     return math.gcd(first, other) if labels.shape[0] > 1 and first != other else 0
 
 
-def _form(node: ir.Node) -> tuple[bool, int] | None:
+def _form(op: Node) -> tuple[bool, int] | None:
     """Returns `turned` and `merged` of the query and the key that a node multiplies; None where it does not."""
-
-    def given(name: str) -> int:
-        return node.attributes[name].as_int() if name in node.attributes else 0
-
-    def has(*slots: int) -> bool:
-        return any(k < len(node.inputs) and node.inputs[k] is not None for k in slots)
-
-    if node.op_type == "MatMul":
+    if op.op == "MatMul":
         return True, 0
-    if node.op_type == "FusedMatMul":
-        return None if any(map(given, ("transA", "transBatchA", "transBatchB"))) else (not given("transB"), 0)
-    if node.op_type == "Attention" and node.domain in ("", "ai.onnx"):
-        heads = given("q_num_heads")
-        bent = "softcap" in node.attributes and node.attributes["softcap"].as_float() != 0
-        return (False, heads) if heads == given("kv_num_heads") and not has(4, 5) and not bent else None
-    if node.op_type == "MultiHeadAttention":
-        return None if has(3, 6, 7) else (False, given("num_heads"))
+    if op.op == "FusedMatMul":
+        moved = any(op.attr(name, 0) for name in ("transA", "transBatchA", "transBatchB"))
+        return None if moved else (not op.attr("transB", 0), 0)
+    if op.op == "Attention" and op.node.domain in ("", "ai.onnx"):
+        heads = op.attr("q_num_heads", 0)
+        alone = heads == op.attr("kv_num_heads", 0) and not op.has(4) and not op.has(5)
+        return (False, heads) if alone and not op.attr("softcap", 0.0) else None
+    if op.op == "MultiHeadAttention":
+        return None if any(map(op.has, (3, 6, 7))) else (False, op.attr("num_heads", 0))
     return None
 
 
@@ -319,10 +310,10 @@ def _grams(x: np.ndarray, heads: tuple[int, ...]) -> np.ndarray:
     return np.asarray(rows.transpose(0, 2, 1) @ rows)
 
 
-def _meets_softmax(name: str, readers: dict[str, list[ir.Node]], rank: int) -> bool:
+def _meets_softmax(name: str, coupling: Coupling, rank: int) -> bool:
     """Returns whether a Softmax over the last axis is all that reads a value, scaled and masked on the way."""
-    while len(readers.get(name, [])) == 1:
-        node = readers[name][0]
+    while len(places := coupling.readers.get(name, [])) == 1:
+        node = coupling.nodes[places[0][0]]
         if node.op_type == "Softmax":
             return "axis" in node.attributes and node.attributes["axis"].as_int() in (-1, rank - 1)
         if node.op_type not in BEHIND:
