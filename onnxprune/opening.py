@@ -49,7 +49,7 @@ def opened_study(
         if output is not None:
             check_output(output, source, in_place)
     task = opened_task(source, labelled, options.seed, providers, clock)
-    coupling = coupled(source, approximate, options.seed, providers, clock)
+    coupling = coupled(source, approximate, options.seed, providers, clock, refits=options.mode != "none")
     study = Study(
         source,
         coupling,

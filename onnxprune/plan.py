@@ -53,6 +53,11 @@ class Plan:
     tensors: tuple[PlannedTensor, ...]
     options: dict[str, Any]
 
+    @property
+    def refits(self) -> bool:
+        """Whether weights are refitted."""
+        return bool(self.options.get("compensate", "auto") != "none")
+
     def to_json(self) -> str:
         """Returns the plan as JSON, the same text for the same plan."""
         return json.dumps({"onnxprune_plan": VERSION, **vars(self)}, default=vars, indent=1, sort_keys=True) + "\n"

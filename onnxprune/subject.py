@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxprune.calibration import Calibration, PictureOptions, find_test_data, open_calibration, open_script
 from onnxprune.clock import Clock
 from onnxprune.engine import cost
+from onnxprune.engine.computed import with_computed_weights
 from onnxprune.engine.coupling import Coupling, couple
 from onnxprune.engine.frontier import samples_at_once
 from onnxprune.errors import UsageError
@@ -59,12 +60,15 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def coupled(source: Source, approximate: bool, seed: int, providers: tuple[str, ...], clock: Clock) -> Coupling:
-    """Returns the coupling of a loaded model."""
+def coupled(
+    source: Source, approximate: bool, seed: int, providers: tuple[str, ...], clock: Clock, *, refits: bool = False
+) -> Coupling:
+    """Returns the coupling of a loaded model; with `refits`, of one whose weights can be written (computed.py)."""
     with clock.stage("trace"):
-        flat, traced = look_into(source.model, lambda model: trace(model, seed=seed, providers=providers))
+        model = with_computed_weights(source.model) if refits else source.model
+        flat, traced = look_into(model, lambda view: trace(view, seed=seed, providers=providers))
     with clock.stage("couple"):
-        return couple(flat.model if flat else source.model, traced, approximate=approximate, flat=flat)
+        return couple(flat.model if flat else model, traced, approximate=approximate, flat=flat)
 
 
 def opened(source: Source, coupling: Coupling, where: DataSource, samples: int | None, seed: int) -> Calibration:

@@ -12,19 +12,21 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune.clock import Clock
 from onnxprune.errors import DataError
 from onnxprune.graph.model import load
 from onnxprune.graph.running import CPU
 from onnxprune.proof import exactness
-from onnxprune.proof.exactness import check_cut, coupled
+from onnxprune.proof.exactness import check_cut
 from onnxprune.reports.report import Exactness
+from onnxprune.subject import coupled
 
 MODELS = Path(__file__).parent.parent / "models"
 
 
 def checked(original: Any, pruned: Any, plan: onnxprune.Plan) -> Exactness:
     source = load(original)
-    return check_cut(source, coupled(source, plan.approximate, 0, (CPU,)), load(pruned), plan, (CPU,), 0)
+    return check_cut(source, coupled(source, plan.approximate, 0, (CPU,), Clock(None)), load(pruned), plan, (CPU,), 0)
 
 
 def small() -> onnx.ModelProto:

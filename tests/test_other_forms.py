@@ -50,6 +50,27 @@ def turned(content: np.ndarray, name: str) -> tuple[np.ndarray, onnx.NodeProto]:
     return content.T.copy(), helper.make_node("Transpose", [name], [f"{name}_read"], perm=axes)
 
 
+def normalised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns the model with weights as their lengths times their directions, as weight normalisation has them."""
+    rows = helper.make_attribute("axes", [1, 2, 3])
+    for k, node in enumerate([n for n in model.graph.node if n.op_type == "Conv"]):
+        name = node.input[1]
+        held = next(t for t in model.graph.initializer if t.name == name)
+        length = np.linalg.norm(numpy_helper.to_array(held).reshape(held.dims[0], -1), axis=1).reshape(-1, 1, 1, 1)
+        model.graph.initializer.append(numpy_helper.from_array(length.astype(np.float32), f"gain{k}"))
+        measure = helper.make_node("ReduceL2", [name], [f"length{k}"])
+        measure.attribute.append(rows)
+        steps = [
+            measure,
+            helper.make_node("Div", [name, f"length{k}"], [f"even{k}"]),
+            helper.make_node("Mul", [f"even{k}", f"gain{k}"], [f"ready{k}"]),
+        ]
+        node.input[1] = f"ready{k}"
+        for step in reversed(steps):
+            model.graph.node.insert(0, step)
+    return model
+
+
 def in_a_function(model: onnx.ModelProto) -> onnx.ModelProto:
     """Returns the model as one call of a local function that is given all weights."""
     graph = model.graph
@@ -84,6 +105,12 @@ def test_weights_that_a_node_makes_are_mended(
 ) -> None:
     path = MODELS / f"digits_{name}.onnx"
     assert kept(rewritten(onnx.load(path), form), tmp_path) >= right(path) - LOST
+
+
+@pytest.mark.slow
+def test_normalised_weights_are_mended(tmp_path: Path) -> None:
+    path = MODELS / "digits_cnn.onnx"
+    assert kept(normalised(onnx.load(path)), tmp_path) >= right(path) - LOST
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from classifiers import scores_as_inputs
 
 import onnxprune
+from onnxprune.clock import Clock
 from onnxprune.engine.cut import cut
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.sizes import rewrite_sizes
@@ -19,9 +20,9 @@ from onnxprune.errors import ModelError, RunError, ValidationError
 from onnxprune.graph.model import load
 from onnxprune.graph.running import CPU
 from onnxprune.proof import validation
-from onnxprune.proof.exactness import coupled
 from onnxprune.proof.validation import Judge, difference
 from onnxprune.reports.report import Validation
+from onnxprune.subject import coupled
 
 MODELS = Path(__file__).parent.parent / "models"
 MLP, INPUTS, TEST = MODELS / "digits_mlp.onnx", MODELS / "digits.npz", MODELS / "digits_test.npz"
@@ -49,7 +50,7 @@ def test_it_says_which_inputs_fidelity_was_measured_on() -> None:
 
 def judge_of(**options: Any) -> tuple[Judge, ir.Model]:
     source = load(MLP)
-    coupling = coupled(source, False, 0, (CPU,))
+    coupling = coupled(source, False, 0, (CPU,), Clock(None))
     units = find_units(coupling)
     cutting = Cutting(units, units.groups[0].units[:5])
     return Judge(source.model, cutting, (CPU,), 0, **options), cut(cutting, rewrite_sizes(cutting))

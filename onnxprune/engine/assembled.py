@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.runtime import open_session, run
+from onnxprune.graph.partial import run_nodes
 
 __all__ = ["Assembled", "assemble"]
-
-CPU = ("CPUExecutionProvider",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,17 +64,9 @@ def assemble(
     for name, x in held.items():
         numbers[name] = np.arange(count, count + x.size).reshape(x.shape)
         count += x.size
-    graph = onnx.helper.make_graph(
-        [ir.to_proto(node) for node in nodes],
-        "assembled",
-        [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT64, x.shape) for n, x in numbers.items()],
-        [onnx.helper.make_tensor_value_info(made, onnx.TensorProto.INT64, None)],
-        [onnx.numpy_helper.from_array(t.numpy(), n) for n, t in given.items() if n not in numbers],
-    )
-    opsets = [onnx.helper.make_opsetid(d, v) for d, v in model.graph.opset_imports.items()]
+    others = {name: tensor for name, tensor in given.items() if name not in numbers}
     try:
-        session = open_session(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version), CPU)
-        order = np.asarray(run(session, [made], numbers)[0])
+        order = run_nodes(model, nodes, made, others, numbers)
     except OnnxPruneError:
         return None
     return Assembled(held, order) if np.array_equal(np.sort(order, axis=None), np.arange(count)) else None

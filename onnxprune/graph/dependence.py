@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["Dependence", "captured", "dependence", "subgraphs"]
+__all__ = ["Dependence", "captured", "dependence", "draws", "subgraphs"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _walk(
             _call(node, function, static, unsteady, functions)
         elif node.op_type in ("Shape", "Size") and node.domain == "":
             static.update(() if loose else outputs)
-        elif fixed and not _draws(node, functions):
+        elif fixed and not draws(node, functions):
             static.update(outputs)
         elif node.op_type == "If" and node.inputs[0] is not None and node.inputs[0].name in static:
             _branches(node, static, unsteady, functions)
@@ -153,13 +153,13 @@ def _branches(
             static.add(output.name)
 
 
-def _draws(node: ir.Node, functions: Mapping[ir.OperatorIdentifier, ir.Function]) -> bool:
+def draws(node: ir.Node, functions: Mapping[ir.OperatorIdentifier, ir.Function]) -> bool:
     """Return whether a node, or one inside it, gives random numbers."""
     if node.op_type in _RANDOM or (node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None):
         return True
     function = functions.get(node.op_identifier())
     inside = [*(function or ()), *(n for g in subgraphs(node) for n in g)]
-    return any(_draws(n, functions) for n in inside)
+    return any(draws(n, functions) for n in inside)
 
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:

@@ -22,7 +22,7 @@ from onnxprune.graph.running import Outputs, Runner, Subject, placement, ready, 
 from onnxprune.graph.runtime import provider_names
 from onnxprune.latency.benchmark import check_alike
 from onnxprune.plan import Plan
-from onnxprune.proof.exactness import check_cut, coupled
+from onnxprune.proof.exactness import check_cut
 from onnxprune.proof.fidelity import fidelity
 from onnxprune.proof.metric_script import changes, open_metric_script
 from onnxprune.proof.metrics import Labelled, compare
@@ -30,6 +30,7 @@ from onnxprune.proof.validation import TOLERANCE, fidelity_feeds, noise_floor, p
 from onnxprune.reports import history
 from onnxprune.reports.findings import collapse_warnings
 from onnxprune.reports.report import Comparison, Count, Exactness, ScoreChange, TaskChange, Validation
+from onnxprune.subject import coupled
 
 __all__ = ["validate"]
 
@@ -99,9 +100,9 @@ def validate(
         data = _inputs(calibration, data_script, wanted, samples, seed, pictures)
         if data is None and labelled is not None:
             data = labelled.inputs()
-    with clock.stage("trace"):
-        coupling = coupled(one, bool(chosen and chosen.approximate), seed, providers)
-        macs = Count(cost.macs(coupling), cost.macs(coupled(other, False, seed, providers)))
+    approximate, refits = bool(chosen and chosen.approximate), bool(chosen and chosen.refits)
+    coupling = coupled(one, approximate, seed, providers, clock, refits=refits)
+    macs = Count(cost.macs(coupling), cost.macs(coupled(other, False, seed, providers, clock)))
     exactness = Exactness(None, why)
     if chosen is not None:
         with clock.stage("exactness"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.engine.coupling import Coupling, Use, couple
+from onnxprune.engine.coupling import Coupling, Use
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.sizes import Rewrite
 from onnxprune.graph.constants import constants, is_constant
@@ -28,19 +28,13 @@ from onnxprune.planning import replay
 from onnxprune.proof.validation import NOISE_FACTOR, base_tolerance, difference, noise_floor, own_noise, proof_feeds
 from onnxprune.reports.report import Exactness
 
-__all__ = ["check_cut", "coupled"]
+__all__ = ["check_cut"]
 
 SHOWN = 5
 
 
 class _Unlike(Exception):
     """The pruned model is another graph than the plan's cut of the original."""
-
-
-def coupled(source: Source, approximate: bool, seed: int, providers: Sequence[str]) -> Coupling:
-    """Returns a model's coupling, traced anew."""
-    flat, traced = look_into(source.model, lambda model: trace(model, seed=seed, providers=tuple(providers)))
-    return couple(flat.model if flat else source.model, traced, approximate=approximate, flat=flat)
 
 
 def check_cut(
@@ -68,8 +62,7 @@ def check_cut(
             False, "compared with the plan's cut of the original", weights=touched, problems=(str(unlike),)
         )
     problems = list(grown.problems)
-    refit = plan.options.get("compensate", "auto") != "none"
-    if grown.refitted and not refit:
+    if grown.refitted and not plan.refits:
         problems.append(f"{grown.refitted} weights differ from the original's, and the plan compensates nothing")
     if plan.approximate:
         return Exactness(

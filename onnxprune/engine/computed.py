@@ -1,0 +1,123 @@
+"""Weights that nodes compute from constants: standardised or normalised ones, sums of a weight and an adapter.
+
+A refit's new numbers can't be told back through arithmetic, so that what is computed becomes the constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnxprune.engine.reads import JOINING, LAYING
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.constants import Constants, constants, is_constant
+from onnxprune.graph.dependence import draws, subgraphs
+from onnxprune.graph.edit import add_constant
+from onnxprune.graph.partial import run_nodes
+from onnxprune.ops import lookup
+
+__all__ = ["with_computed_weights"]
+
+OLD = 4  # IR version below which initializers are inputs too
+REAL = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
+
+
+def with_computed_weights(model: ir.Model) -> ir.Model:
+    """Returns a model whose linear layers read constants where they read what is computed from constants alone.
+
+    Weights that are only moved, cast or made of integers on the way stay: there is a way back (reads.py), or integers
+    keep the file small. So do those whose constants are smaller than what is made of them.
+
+    Args:
+        model: it is not changed, and returned where there is no such weight.
+    """
+    if model.ir_version < OLD:
+        return model
+    given = _givens(model)
+    made = _made(model, given)
+    ways = {name: way for name, node in made.items() if _is_weight(node, name, made) and (way := _way(name, made))}
+    if not ways:
+        return model
+    held = model.clone()
+    values = {str(v.name): v for node in held.graph for v in node.outputs}
+    gone = set[str]()
+    for name, way in ways.items():
+        inner = {v.name for node in way for v in node.outputs}
+        read = {str(v.name) for node in way for v in node.inputs if v is not None and v.name and v.name not in inner}
+        tensor = _computed(model, way, name, {k: given[k] for k in read})
+        if tensor is not None:
+            fresh = add_constant(held, name, tensor, next(iter(held.graph)))
+            values[name].replace_all_uses_with(fresh)
+            gone.update(str(v.name) for node in way for v in node.outputs)
+    _sweep(held, [values[name] for name in made if name in gone])
+    return held if gone else model
+
+
+def _givens(model: ir.Model) -> Constants:
+    """Returns the constants that nobody can give another content when the model is run."""
+    inputs = {v.name for v in model.graph.inputs}
+    return {name: tensor for name, tensor in constants(model.graph).items() if name not in inputs}
+
+
+def _made(model: ir.Model, given: Constants) -> dict[str, ir.Node]:
+    """Returns the nodes that read constants alone, or what such nodes make, by what they make; in node order."""
+    made: dict[str, ir.Node] = {}
+    for node in model.graph:
+        read = [v.name for v in node.inputs if v is not None and v.name]
+        alone = bool(read) and all(name in given or name in made for name in read)
+        known = node.op_identifier() not in model.functions and not any(True for _ in subgraphs(node))
+        if alone and known and node.op_type != "DequantizeLinear" and not draws(node, model.functions):
+            made |= {str(v.name): node for v in node.outputs if v.name}
+    return made
+
+
+def _is_weight(node: ir.Node, name: str, made: Mapping[str, ir.Node]) -> bool:
+    """Returns whether a linear layer reads a value, and nothing that is computed from constants does."""
+    value = next(v for v in node.outputs if v.name == name)
+    uses = list(value.uses())
+    if value.is_graph_output() or not uses or any(str(use.node.outputs[0].name) in made for use in uses):
+        return False
+    if any(use.node.graph is not node.graph for use in uses):
+        return False
+    homes = [lookup(use.node) for use in uses if use.idx > 0]
+    return any(home is not None and home.linear.rule is not None for home in homes)
+
+
+def _way(name: str, made: Mapping[str, ir.Node]) -> list[ir.Node]:
+    """Returns the nodes that compute a value, in order; none where they only move numbers."""
+    found, open_ = {made[name]}, [made[name]]
+    while open_:
+        before = {made[str(v.name)] for v in open_.pop().inputs if v is not None and v.name in made}
+        open_ += before - found
+        found |= before
+    way = [node for node in dict.fromkeys(made.values()) if node in found]
+    return [] if {node.op_type for node in way} <= LAYING | JOINING else way
+
+
+def _computed(model: ir.Model, way: list[ir.Node], name: str, read: Constants) -> ir.TensorProtocol | None:
+    """Returns what nodes make of constants; None where it is no weight, or larger than they are."""
+    try:
+        content = run_nodes(model, way, name, read, {})
+    except OnnxPruneError:
+        return None
+    tensor = ir.Tensor(content)
+    small = content.nbytes <= sum(t.nbytes for t in read.values())
+    return tensor if tensor.dtype in REAL and content.ndim > 1 and small else None
+
+
+def _sweep(model: ir.Model, values: list[ir.Value]) -> None:
+    """Removes the makers of values that nothing reads any more, last ones first, and the constants they alone read."""
+    for value in reversed(values):
+        node = value.producer()
+        if node is None or node.graph is None or any(v.uses() or v.is_graph_output() for v in node.outputs):
+            continue
+        read = [v for v in node.inputs if v is not None]
+        node.graph.remove(node, safe=True)
+        for v in read:
+            if v.uses() or v.is_graph_output() or v.is_graph_input():
+                continue
+            if v.is_initializer():
+                model.graph.initializers.pop(str(v.name))
+            elif (holder := v.producer()) is not None and is_constant(holder):
+                model.graph.remove(holder, safe=True)
