@@ -277,7 +277,7 @@ def test_queries_behind_something_else_are_left_alone() -> None:
 def test_where_values_lie_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = attention()
     one = _bytes(onnxprune.prune(model, ratio=0.5, calibration={"x": x}))
-    monkeypatch.setattr(frontier, "IN_MEMORY", 0)
+    monkeypatch.setattr(frontier, "room", lambda: 0)
     assert _bytes(onnxprune.prune(model, ratio=0.5, calibration={"x": x})) == one
 
 
@@ -298,15 +298,47 @@ def test_layers_that_cannot_be_refitted_are_named() -> None:
     rng = np.random.default_rng(9)
     steps: list[Step] = [
         ("MatMul", ["x", "w0"], ["h"], {}),
-        ("Tanh", ["w"], ["bent"], {}),
-        ("MatMul", ["h", "bent"], ["y"], {}),
+        ("Tile", ["w", "twice"], ["wide"], {}),
+        ("MatMul", ["h", "wide"], ["y"], {}),
     ]
-    model = network(steps, ("n", 3), {"w0": rng.standard_normal((3, 8)), "w": rng.standard_normal((8, 5))})
+    twice = np.array([1, 2])
+    given = {"w0": rng.standard_normal((3, 8)), "w": rng.standard_normal((8, 5)), "twice": twice}
+    model = network(steps, ("n", 3), given)
     x = {"x": rng.standard_normal((64, 3)).astype(np.float32)}
     notes = onnxprune.prune(model, ratio=0.5, calibration=x).report.notes
     assert any("not refitted" in note and "MatMul_2" in note for note in notes)
     notes = onnxprune.prune(model, ratio=0.5, calibration=x, compensate="none", criterion="l1").report.notes
     assert not any("not refitted" in note for note in notes)
+
+
+def test_a_bias_is_added_where_heads_share_an_axis_with_the_samples() -> None:
+    rng = np.random.default_rng(13)
+    heads, width = 4, 6
+    steps: list[Step] = [
+        ("MatMul", ["x", "first"], ["start"], {}),
+        ("Relu", ["start"], ["bent"], {}),
+        ("MatMul", ["bent", "w0"], ["h"], {}),
+        ("Reshape", ["h", "apart"], ["folded"], {}),
+        ("Conv", ["folded", "w"], ["z"], {"group": width}),
+        ("LayerNormalization", ["z", "scale"], ["even"], {"axis": 1}),
+        ("Reshape", ["even", "together"], ["flat"], {}),
+        ("MatMul", ["flat", "w1"], ["y"], {}),
+    ]
+    given = {
+        "first": rng.standard_normal((3, 10)),
+        "w0": rng.standard_normal((10, heads * width * 5)),
+        "w": rng.standard_normal((width, 1, 3)),
+        "scale": np.ones((width, 3)),
+        "w1": rng.standard_normal((heads * width * 3, 2)),
+        "apart": np.array([-1, width, 5]),
+        "together": np.array([-1, heads * width * 3]),
+    }
+    model = network(steps, ("n", 3), given)
+    x = np.random.default_rng(1).standard_normal((64, 3)).astype(np.float32)
+    result = onnxprune.prune(model, ratio=0.5, calibration={"x": x})
+    found = onnx.ModelProto.FromString(_bytes(result))
+    assert [len(node.input) for node in found.graph.node if node.op_type == "Conv"] == [3]
+    assert result.report.validation is not None
 
 
 def test_sizes_may_be_computed_before_a_layer_and_used_behind_it() -> None:

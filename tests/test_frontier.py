@@ -29,7 +29,7 @@ def coupled(name: str) -> Coupling:
 
 @pytest.mark.parametrize("room", [0, 1 << 27])
 def test_a_spool_gives_back_what_it_was_given(room: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(frontier, "IN_MEMORY", room)
+    monkeypatch.setattr(frontier, "room", lambda: room)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     spool = Spool()
     values = {"a": np.arange(40000, dtype=np.float32).reshape(200, 200), "b": np.arange(5), "c": np.array(["x"])}
@@ -51,7 +51,7 @@ def test_a_spool_gives_back_what_it_was_given(room: int, monkeypatch: pytest.Mon
 
 
 def test_batches_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frontier, "IN_MEMORY", 1 << 20)
+    monkeypatch.setattr(frontier, "room", lambda: 1 << 20)
     spool = Spool()
     stored = spool.store({"x": np.full((64, 1024), k, np.float32)} for k in range(40))  # 10 MB
     assert spool._held <= 1 << 20
@@ -60,7 +60,7 @@ def test_batches_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_values_are_those_of_the_whole_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frontier, "IN_MEMORY", 0)
+    monkeypatch.setattr(frontier, "room", lambda: 0)
     coupling = coupled("digits_cnn.onnx")
     x = np.load(MODELS / "digits.npz")["input"][:64].astype(np.float32)
     name = coupling.nodes[-1].outputs[0].name

@@ -21,6 +21,7 @@ from onnxprune.plan import Plan, PlannedGroup, PlannedTensor
 from onnxprune.reports import history
 from onnxprune.reports.report import Count
 
+MODELS = Path(__file__).resolve().parent.parent / "models"
 ON_WEIGHTS: dict[str, Any] = {"criterion": "l1", "compensate": "none"}
 
 
@@ -206,6 +207,15 @@ def test_each_step_replays_bit_for_bit(model: Path, tmp_path: Path) -> None:
         again = onnxprune.prune(source, apply=kept, output=tmp_path / "again.onnx")
         assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / f"{number}.onnx").read_bytes()
         assert again.plan.to_json() == kept.to_json()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "mobilenet", "lstm"])
+def test_a_choice_that_data_made_replays_bit_for_bit(name: str, tmp_path: Path) -> None:
+    source, data = MODELS / f"digits_{name}.onnx", MODELS / "digits.npz"
+    result = onnxprune.prune(source, ratio=0.4, calibration=data, samples=128, output=tmp_path / "once.onnx")
+    onnxprune.prune(source, apply=result.plan, calibration=data, samples=128, output=tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "once.onnx").read_bytes()
 
 
 def test_a_copy_in_another_place_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:

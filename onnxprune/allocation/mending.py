@@ -84,12 +84,13 @@ def mend(
                 counts,
                 scores,
                 batches,
-                choose=by_loss and first,
+                choose=options.chooses_by_loss,
                 mode=options.mode,
                 providers=providers,
                 seed=options.seed,
                 align=made_up,
                 known=known if first else None,
+                planned=None if by_loss and first else chosen.cutting.dead,
                 progress=tell,
             )
         mended = Cutting(apply(units, found), found.dead)

@@ -21,18 +21,23 @@ from onnxprune.engine.cost import batch_size
 from onnxprune.engine.coupling import Coupling
 from onnxprune.graph.constants import constants, is_constant
 from onnxprune.graph.dependence import captured, subgraphs
-from onnxprune.graph.runtime import open_session, run
+from onnxprune.graph.runtime import memory_to_give, open_session, run
 
-IN_MEMORY = 1 << 27  # bytes of live values beyond which new ones go to files
 AT_ONCE = 1 << 25  # bytes of the largest value of a batch that are aimed at
 
 Feed = MutableMapping[str, np.ndarray]
+
+
+def room() -> int:
+    """Returns how many bytes of live values a walk may keep in memory: an eighth of what is free, 128 MiB at least."""
+    return max(memory_to_give() // 4, 1 << 27)
 
 
 class Spool:
     """Arrays out of the way: in memory, and in plain files when they grow large."""
 
     def __init__(self) -> None:
+        self._room = room()
         self._folder: Path | None = None
         self._held = 0
         self._count = 0
@@ -45,7 +50,7 @@ class Spool:
         """Returns a place that gives the array back; the place is freed when nobody holds it any more."""
         if value.dtype.kind not in "fiub" or value.nbytes < 1 << 16:
             return Kept(value)
-        if self._held + value.nbytes <= IN_MEMORY:
+        if self._held + value.nbytes <= self._room:
             kept = Kept(value)
             self._held += value.nbytes
             weakref.finalize(kept, self._release, value.nbytes)

@@ -66,6 +66,7 @@ def compensate(
     seed: int,
     align: bool = False,
     known: dict[int, Array] | None = None,
+    planned: Bools | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Compensated:
     """Returns which units to cut and the weights that make up for them.
@@ -81,6 +82,7 @@ def compensate(
         seed: of the sampled positions.
         align: put the statistics of these inputs into BatchNormalizations while weights are refitted (made-up inputs).
         known: see `Selection`; for more walks over the same dense network.
+        planned: for each unit whether it goes, where that is settled: the walk is the one that would choose them.
         progress: called with the layers done and their number.
     """
     units = replace(units, coupling=as_read(units.coupling))
@@ -90,7 +92,8 @@ def compensate(
         if align:
             units = replace(units, coupling=realigned(units.coupling, feeds, providers, spool))
         with np.errstate(all="ignore"):  # weights that are no numbers give moments that are none, and no refit
-            return _Walk(units, counts, scores, feeds, choose, mode, providers, seed, spool, known).run(progress)
+            selection = Selection(units, counts, scores, known, planned)
+            return _Walk(selection, feeds, choose, mode, providers, seed, spool).run(progress)
     finally:
         spool.close()
 
@@ -100,21 +103,17 @@ class _Walk:
 
     def __init__(
         self,
-        units: Units,
-        counts: Sequence[int],
-        scores: Sequence[Scores],
+        selection: Selection,
         batches: Sequence[Feed],
         choose: bool,
         mode: str,
         providers: Sequence[str],
         seed: int,
         spool: Spool,
-        known: dict[int, Array] | None,
     ) -> None:
         self.mode, self.choose, self.seed = mode, choose, seed
-        self.coupling = units.coupling
+        self.selection, self.coupling = selection, selection.units.coupling
         self.layers = find_layers(self.coupling, direct=True)
-        self.selection = Selection(units, counts, scores, known)
         lasting = [(name, layer.index + 1) for layer in self.layers for name in _read(layer)]
         self.ahead, self.dense, self.pruned = (
             Frontier(self.coupling, batches, providers, spool, lasting) for _ in range(3)
@@ -180,7 +179,7 @@ class _Walk:
             fit, check = moments
             fit += check
             for g in groups:
-                self.selection.eliminate(g, self.selection.problems(layer, fit, g))
+                self.selection.choose(g, layer, fit)
             fit -= check
         self._refit(layer, moments)
 
@@ -273,9 +272,17 @@ def apply(units: Units, found: Compensated) -> Units:
         if bias.slot >= len(node.inputs):
             node.resize_inputs(bias.slot + 1)
         node.replace_input_with(bias.slot, value)
-        y = coupling.tensors[str(node.outputs[0].name)]
-        labels = y.on(1)
-        arrays = () if labels is None else (labels.reshape(-1),)
+        arrays = _over_channels(units, coupling.tensors[str(node.outputs[0].name)])
         seen[bias.node] = (*seen[bias.node][: bias.slot], Tensor(content.shape, arrays))
         uses.append(Use(bias.node, bias.slot, str(value.name), content.shape, arrays))
     return replace(units, coupling=replace(coupling, model=model, uses=uses, seen=seen))
+
+
+def _over_channels(units: Units, y: Tensor) -> tuple[Array, ...]:
+    """Returns the labels of a bias over the channels of what a node makes; none where samples are what may go."""
+    labels = y.on(1)
+    if labels is None:
+        return ()
+    rows = np.moveaxis(labels, 1, -1).reshape(-1, labels.shape[1])
+    of = units.of_label[rows]
+    return (rows[0],) if (of == of[0]).all() else ()

@@ -19,7 +19,7 @@ from onnxprune.engine.layers import Layer
 from onnxprune.engine.units import Units
 from onnxprune.refit import pairs
 from onnxprune.refit.gathering import MOST_FEATURES, gather
-from onnxprune.refit.moments import Moments
+from onnxprune.refit.moments import Bools, Moments
 from onnxprune.refit.obs import Problem, eliminate
 from onnxprune.refit.pairs import Mix, Pair
 
@@ -34,6 +34,7 @@ class Selection:
         scores: importance of each group's units where no loss tells.
         known: how the units of groups with several consumers go, in order, as an earlier walk over the same dense
             network found it; what is missing is added. None: no other walk follows.
+        planned: for each unit whether it is to go, where that is settled; they go when they would if losses told.
         dead: for each unit whether it is cut; the last entry is for labels without a unit.
         late: the groups that each layer chooses when the walk comes to it, by the layer's place in the list.
         mixes: what projections take over, by the number of their node.
@@ -46,6 +47,7 @@ class Selection:
     counts: Sequence[int]
     scores: Sequence[Scores]
     known: dict[int, Array] | None = None
+    planned: Bools | None = None
     dead: np.ndarray = field(init=False)
     late: dict[int, list[int]] = field(default_factory=dict)
     mixes: dict[int, list[Mix]] = field(default_factory=dict)
@@ -74,24 +76,32 @@ class Selection:
         found = pairs.find_pairs(self.units)
         readers = self.readers(layers)
         waiting: dict[int, list[int]] = {}
+        stops: set[int] = set()
         paired: dict[int, Pair] = {}
         for g, count in enumerate(self.counts):
             if not count:
                 continue
             own = [p for p in found if g in self.groups_of(p.units)]
             if choose and self.is_told(g, readers[g], own, layers):
-                if own:
-                    paired[g] = own[0]
-                elif len(readers[g]) == 1 and not layers[readers[g][0]].recurs:
+                alone = not own and len(readers[g]) == 1 and not layers[readers[g][0]].recurs
+                if not own and not alone:
+                    stops.update(readers[g])
+                if alone:
                     self.late.setdefault(readers[g][0], []).append(g)
+                elif self.planned is not None:
+                    self.follow(g)
+                elif own:
+                    paired[g] = own[0]
                 elif self.known is not None and g in self.known:
                     self.cut(g, self.known[g][:count], self.known[g])
                 else:
                     waiting[g] = readers[g]
+            elif self.planned is not None:
+                self.follow(g)
             else:
                 order = np.argsort(self.scores[g], kind="stable")
                 self.cut(g, order[:count], order)
-        known = _Pass(self, layers, dense, seed)
+        known = _Pass(self, layers, dense, seed, stops)
         known.choose(waiting, paired)
         if mend:
             cut = {g for g, count in enumerate(self.counts) if count}
@@ -124,6 +134,19 @@ class Selection:
         )
 
     # ---------------------------------------------------------------- one group
+    def choose(self, g: int, layer: Layer, m: Moments) -> None:
+        """Cuts the units of a group whose one consumer the walk has come to."""
+        if self.planned is not None:
+            self.follow(g)
+        else:
+            self.eliminate(g, self.problems(layer, m, g))
+
+    def follow(self, g: int) -> None:
+        """Cuts the units of a group that are planned to go."""
+        assert self.planned is not None
+        units = self.units.groups[g].units
+        self.dead[units] = self.planned[units]
+
     def problems(self, layer: Layer, m: Moments, g: int) -> list[Problem]:
         """Returns what a layer loses with the units of a group, for each of the layer's own groups."""
         units = self.units.groups[g].units
@@ -181,8 +204,20 @@ class Selection:
 class _Pass:
     """One pass of the dense network that gathers what groups with several consumers, and pairs, are worth."""
 
-    def __init__(self, selection: Selection, layers: Sequence[Layer], dense: Frontier, seed: int) -> None:
-        self.selection, self.layers, self.dense, self.seed = selection, layers, dense, seed
+    def __init__(
+        self, selection: Selection, layers: Sequence[Layer], dense: Frontier, seed: int, stops: set[int]
+    ) -> None:
+        """Starts with nothing asked for.
+
+        Args:
+            selection: the units that go, as far as they are known.
+            layers: the linear layers.
+            dense: the dense network at its start.
+            seed: of sampled positions.
+            stops: layers that the network is run up to if it gets there, asked for or not: what runtimes fuse, and so
+                how they round, must not hang on what is already known.
+        """
+        self.selection, self.layers, self.dense, self.seed, self.stops = selection, layers, dense, seed, stops
         self.waiting: dict[int, list[int]] = {}
         self.chosen: dict[int, list[int]] = {}
         self.wanted: set[int] = set()
@@ -208,10 +243,15 @@ class _Pass:
     def run(self) -> None:
         """Visits layers (when they have been run) and pairs (before they are) in node order."""
         wanted = {k for readers in self.waiting.values() for k in readers} | self.pooled
-        places = [(self.layers[k].index + 1, k, None) for k in wanted]
+        last = max([*(self.layers[k].index + 1 for k in wanted), *(p.index for p in self.pairs.values())], default=-1)
+        places = [(self.layers[k].index + 1, k, None) for k in wanted | self.stops]
         problems: dict[int, list[Problem]] = {g: [] for g in self.waiting}
         for at, k, p in sorted([*places, *((p.index, -1, p) for p in self.pairs.values())], key=lambda v: v[:2]):
+            if at > last:
+                break
             self.dense.advance(at)
+            if p is None and k not in wanted:
+                continue
             if p is not None:
                 self._visit(p)
                 continue
