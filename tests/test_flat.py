@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from onnx import parser
 
+import onnxprune
 from onnxprune import prune
 from onnxprune.graph.flat import look_into
 from onnxprune.graph.trace import trace
@@ -87,6 +89,39 @@ def test_an_if_in_an_if() -> None:
         weights w1:4,6 w2:6,8 w3:6,8 w4:8,6 w5:6,3
     """
     proved(model(text), 6, 8)
+
+
+def test_both_branches_may_have_a_node_of_one_name() -> None:
+    made = model(BRANCHES.replace("CONDITION", ON_DATA))
+    branches = [a.g for n in made.graph.node if n.op_type == "If" for a in n.attribute]
+    for graph in (made.graph, *branches):
+        next(n for n in graph.node if n.op_type == "MatMul").name = "product"
+    proved(made, 5, 6, 8)
+
+
+def test_weights_in_a_body_that_stays_closed_are_told_of() -> None:
+    text = """
+        net (float[N,4] x) => (float[N,M] y) {
+            s = ReduceMax<keepdims=0>(x)
+            zero = Constant<value_float=0.7>()
+            flag = Greater(s, zero)
+            y = If (flag) <
+                then_branch = one () => (t3) { t1 = MatMul(x, w1) t2 = Relu(t1) t3 = MatMul(t2, w2) },
+                else_branch = two () => (e1) { k = Constant<value_ints=[1]>() e1 = ReduceMax<keepdims=1>(x, k) }
+            >
+        }
+        weights
+    """
+    made = model(text.replace("net (float[N,4] x)", "net (float[N,4] x, float[4,6] w1, float[6,3] w2)"))
+    branch = next(a.g for n in made.graph.node for a in n.attribute if a.name == "then_branch")
+    for value in list(made.graph.input)[1:]:
+        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        branch.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), value.name))
+        made.graph.input.remove(value)
+    assert any("the weights inside stay" in note for note in onnxprune.inspect(made).notes)
+    for target in ({"macs": 0.5}, {"params": 0.5}):
+        with pytest.raises(onnxprune.TargetError, match="the weights inside stay"):
+            onnxprune.prune(made, target=target, criterion="l1", compensate="none")
 
 
 def test_branches_of_different_shapes_stay_closed() -> None:

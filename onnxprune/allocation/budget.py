@@ -91,6 +91,8 @@ class Limit:
 
     def told(self, left: float, full: float) -> str:
         """Returns what is left, as a limit that would just hold."""
+        if self.relative and not full:
+            return f"{self.kind}=1 (of a model that has none)"
         number = math.ceil(1e4 * left / max(full, 1e-30)) / 1e4 if self.relative else math.ceil(left * 100) / 100
         return str(replace(self, at_most=number))
 
@@ -133,10 +135,17 @@ class Budget:
         """Returns the largest relative overshoot of what was measured."""
         return max(self._overshoot(limit, measured[limit.kind]) for limit in self.limits)
 
+    def missed(self, measured: Mapping[str, float]) -> list[Limit]:
+        """Returns the limits that what was measured does not hold."""
+        return [limit for limit in self.limits if self._overshoot(limit, measured[limit.kind]) > 0]
+
     def corrected(self, counts: Counts, measured: Mapping[str, float]) -> Budget:
         """Returns the budget that expects of these counts what was measured with them."""
         return replace(self, rest={k: measured[k] - self.left[k](counts) for k in measured if k in self.left})
 
     def _overshoot(self, limit: Limit, left: float) -> float:
-        allowed = limit.allowed(self.full[limit.kind])
+        full = self.full[limit.kind]
+        if limit.relative and not full:
+            return 1 / limit.at_most - 1  # nothing can become less
+        allowed = limit.allowed(full)
         return left / allowed - 1 if allowed > 0 else float(left > 0)

@@ -31,7 +31,7 @@ from onnxprune.engine.units import Units
 from onnxprune.errors import TargetError
 from onnxprune.latency.staircase import CostTable
 from onnxprune.options import Options
-from onnxprune.reports.findings import frozen_rows
+from onnxprune.reports.findings import frozen_rows, why_nothing
 from onnxprune.reports.report import by_reason
 
 __all__ = ["Ground", "Way", "out_of_reach"]
@@ -228,7 +228,9 @@ def out_of_reach(ground: Ground, budget: Budget, best: dict[str, float]) -> Targ
         budget: the target.
         best: by kind, what is left where as much is cut as may be.
     """
-    missed = [x for x in budget.limits if best[x.kind] > x.allowed(budget.full[x.kind])]
+    if not ground.units.groups:
+        return TargetError(why_nothing(ground.units, None, ground.options.include, ground.options.exclude))
+    missed = budget.missed(best)
     can = ", ".join(x.told(best[x.kind], budget.full[x.kind]) for x in missed)
     return TargetError(
         f"the target {' '.join(map(str, missed))} is out of reach: the best that can be had is {can}; "

@@ -209,6 +209,10 @@ class _Flattener:
         body.remove(nodes)
         taken = {v.name for n in self.graph for v in n.outputs} | set(self.graph.initializers)
         taken |= {v.name for v in self.graph.inputs}
+        outside = {n.name for n in self.graph if n.name}
+        for n in nodes:  # both branches of an If may have a node of one name, a graph may not
+            if n.name in outside:
+                n.name = self._free(f"{n.name}_inside")
         for v in (v for n in nodes for v in n.outputs):
             if v.name in taken:
                 v.name = self._free(f"{v.name}_inside")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxprune.allocation.counts import select
 from onnxprune.engine import cost
@@ -15,6 +16,7 @@ from onnxprune.engine.labels import Reason
 from onnxprune.engine.units import Units
 from onnxprune.errors import quote
 from onnxprune.graph.constants import constants
+from onnxprune.graph.dependence import subgraphs
 from onnxprune.ops.registry import lookup
 from onnxprune.reports.causes import Causes
 from onnxprune.reports.report import FrozenRow, GroupRow, Validation
@@ -90,11 +92,15 @@ def notes(cutting: Cutting) -> Iterator[str]:
 
 
 def strangers(coupling: Coupling) -> Iterator[str]:
-    """Yields a line for each operator that holds weights and has no rule, so that nothing around it can be cut."""
-    tensors = constants(coupling.model.graph)
-    weights = {n for n, t in tensors.items() if len(t.shape) > 1 and t.dtype.is_floating_point()}
+    """Yields a line for each operator that holds weights and has no rule, so that nothing around it can be cut.
+
+    Weights of bodies that could not be laid flat are held by their node.
+    """
+    weights = _weights(coupling.model.graph)
     found = Counter[tuple[str, str]]()
     for node in coupling.nodes:
+        if any(_weights(body) for body in subgraphs(node)):
+            yield f"{node.op_type} {quote(node.name or '')}: the weights inside stay, its body could not be followed"
         home = lookup(node)
         known = home is not None and home.coupling.rule is not None
         if not known and any(v is not None and v.name in weights for v in node.inputs):
@@ -104,6 +110,11 @@ def strangers(coupling: Coupling) -> Iterator[str]:
         told = f"no rule for {nodes} of {quote(domain or 'ai.onnx')} holding weights"
         advice = " (onnxruntime wrote them for one processor: prune the model they were made from)"
         yield told + advice if domain == BLOCKED else told
+
+
+def _weights(graph: ir.Graph) -> set[str]:
+    """Returns the float constants of a graph with two axes or more."""
+    return {n for n, t in constants(graph).items() if len(t.shape) > 1 and t.dtype.is_floating_point()}
 
 
 def number_warnings(units: Units) -> Iterator[str]:
