@@ -73,6 +73,8 @@ def consumers() -> dict[str, tuple[list[Step], dict[str, np.ndarray], bool]]:
     one = {"one": np.array([1])}
     return {
         "MatMul": ([("MatMul", ["h", "w"], ["y"], {})], {"w": w(8, 5)}, False),
+        "Einsum": ([("Einsum", ["h", "w"], ["y"], {"equation": "btf,cf->btc"})], {"w": w(5, 8)}, False),
+        "experts": ([("Einsum", ["h", "w"], ["y"], {"equation": "btf,tfc->btc"})], {"w": w(7, 8, 5)}, False),
         "FusedMatMul": ([("FusedMatMul", ["h", "w"], ["y"], {"transB": 1})], {"w": w(5, 8)}, False),
         "FusedGemm": (
             [
@@ -119,6 +121,21 @@ def test_a_consumer_makes_up_for_channels_that_the_others_tell(reader: str) -> N
     assert left > 0.05
     assert error(model, x, criterion="l1", **include) < 0.03 * left
     assert error(model, x, criterion="obs", **include) < 0.03 * left
+
+
+def test_a_constant_along_another_axis_is_no_bias() -> None:
+    rng = np.random.default_rng(14)
+    steps: list[Step] = [
+        ("MatMul", ["x", "w0"], ["h"], {}),
+        ("MatMul", ["h", "w"], ["z"], {}),
+        ("Add", ["z", "places"], ["y"], {}),
+    ]
+    weights = {"w0": rng.standard_normal((3, 8)), "w": rng.standard_normal((8, 5)), "places": np.ones((5, 1))}
+    x = rng.standard_normal((64, 5, 3)).astype(np.float32) + 1
+    model = network(steps, ("n", 5, 3), weights)
+    result = onnxprune.prune(model, ratio=0.75, calibration={"x": x})
+    found = {t.name: numpy_helper.to_array(t) for t in onnx.ModelProto.FromString(_bytes(result)).graph.initializer}
+    np.testing.assert_array_equal(found["places"], weights["places"])
 
 
 def test_a_recurrent_state_is_made_up_for() -> None:

@@ -236,15 +236,16 @@ class _Finder:
         node = self.coupling.nodes[index]
         if view.bias is not None:
             if view.bias < len(node.inputs) and node.inputs[view.bias] is not None:
-                return self._constant_bias(index, view.bias, outs)
+                return self._constant_bias(index, view.bias, outs, 1)
             if index not in self.coupling.quantized and self._is_in_the_model(index):
                 return Bias(index, view.bias, None, (outs,))
         name = node.outputs[0].name
+        rank = len(self.coupling.trace.shapes[name or ""][0])
         while name not in self.outputs and len(readers := self.readers.get(name or "", [])) == 1:
             at, slot = readers[0]
             step = self.coupling.nodes[at]
             if step.op_type == "Add":
-                return self._constant_bias(at, 1 - slot, outs)
+                return self._constant_bias(at, 1 - slot, outs, rank - view.channel % rank)
             if step.op_type not in PASSING or slot:
                 break
             name = step.outputs[0].name
@@ -254,14 +255,14 @@ class _Finder:
         """Returns whether a node stands in the model just once, and not in a function that is called."""
         return self.coupling.flat is None or index in self.coupling.flat.places
 
-    def _constant_bias(self, index: int, slot: int, outs: int) -> Bias | None:
+    def _constant_bias(self, index: int, slot: int, outs: int, back: int) -> Bias | None:
+        """Returns a constant with a number for each output, if these lie along the axis that is so far from the end."""
         v = self.coupling.nodes[index].inputs[slot]
         if v is None or not self._is_given(index, slot):
             return None
         shape = tuple(self.tensors[str(v.name)].numpy().shape)
-        return (
-            Bias(index, slot, v.name, shape) if int(np.prod(shape)) == outs and max(shape, default=0) == outs else None
-        )
+        fits = int(np.prod(shape)) == outs and len(shape) >= back and shape[-back] == outs
+        return Bias(index, slot, v.name, shape) if fits else None
 
     def _behind(self, index: int, view: Linear) -> tuple[np.ndarray, Branch | None]:
         """Returns the per-channel factors behind an output, and the branch that is added after them."""

@@ -11,13 +11,13 @@ from string import ascii_letters
 import numpy as np
 
 from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes
-from onnxprune.ops.linear import linear_gemm, linear_matmul
+from onnxprune.ops.contraction import LinearContraction, contraction
+from onnxprune.ops.linear import LinearProduct, linear_gemm, linear_matmul
 from onnxprune.ops.registry import Node, Shape, Site, Unsupported, operator
 
 matmul = operator("MatMul", doc="contracts the inner axes; batch axes are tied by broadcasting")
 gemm = operator("Gemm", doc="contracts the inner axes; the addend is elementwise")
 einsum = operator("Einsum", doc="contracts the letters that are not in the result")
-matmul.linear(linear_matmul)
 gemm.linear(linear_gemm)
 
 
@@ -40,6 +40,17 @@ def matrix_product(op: Site, a: Tensor, b: Tensor, static: Sequence[bool]) -> Te
     return drop_axes(y, [k % len(y.shape) for k in drop])
 
 
+@matmul.linear
+def linear_product(node: Node) -> LinearProduct | LinearContraction | None:
+    """Returns a MatMul as a matrix, or as one for each index of axes that the weight has before its last two."""
+    left, right = len(node.shape(0)), len(node.shape(1))
+    if left < 2 or right < 3:
+        return linear_matmul(node)
+    batch = ascii_letters[: max(left, right) - 2]
+    terms = batch[len(batch) - left + 2 :] + "YZ", batch[len(batch) - right + 2 :] + "ZX", batch + "YX"
+    return contraction(terms, node.shape(0), node.shape(1))
+
+
 @gemm.coupling
 def couple_gemm(op: Site) -> Tensor:
     """Contracts; transA and transB say which axes."""
@@ -56,6 +67,17 @@ def couple_einsum(op: Site) -> Tensor:
     if any(len(set(t)) < len(t) for t in [*terms, result]):
         raise Unsupported("a letter stands twice in one term")
     return op.product(f"{','.join(terms)}->{result}", *range(len(terms)))
+
+
+@einsum.linear
+def linear_einsum(node: Node) -> LinearContraction | None:
+    """Returns a contraction of two factors, the second of which is a weight, as a matrix."""
+    if len(node.node.inputs) != 2:
+        return None
+    (x, w), y = spell_out(node.attr("equation"), [len(node.shape(0)), len(node.shape(1))])
+    if any(len(set(t)) < len(t) for t in (x, w, y)):
+        return None
+    return contraction((x, w, y), node.shape(0), node.shape(1))
 
 
 def spell_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
