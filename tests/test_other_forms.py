@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 import onnxprune
 
@@ -124,4 +124,24 @@ def test_weights_that_a_function_is_given_are_mended(tmp_path: Path) -> None:
 def test_dynamically_quantized_weights_are_mended(tmp_path: Path) -> None:
     small = tmp_path / "small.onnx"
     quantize_dynamic(MODELS / "digits_cnn.onnx", small, weight_type=QuantType.QUInt8)
+    assert kept(small, tmp_path) >= right(small) - LOST
+
+
+class Batches(CalibrationDataReader):
+    """The calibration pictures, sixty-four at a time."""
+
+    def __init__(self) -> None:
+        x = np.load(MODELS / "digits.npz")["input"]
+        self.batches = iter([{"input": x[k : k + 64]} for k in range(0, 256, 64)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::Warning")
+@pytest.mark.parametrize("form", [QuantFormat.QOperator, QuantFormat.QDQ])
+def test_statically_quantized_weights_are_mended(form: QuantFormat, tmp_path: Path) -> None:
+    small = tmp_path / "small.onnx"
+    quantize_static(MODELS / "digits_mobilenet.onnx", small, Batches(), quant_format=form)
     assert kept(small, tmp_path) >= right(small) - LOST

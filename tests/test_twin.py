@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 
 INPUTS, MIDDLE, OUTPUTS = 3, 8, 5
+MS = "com.microsoft"
 STEP, H_SCALE = np.float32(0.02), np.float32(0.12)
 
 
@@ -44,7 +45,8 @@ def model_of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], rank
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(c), name) for name, c in given.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MS, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def weights(*shape: int, most: int = 127, zero: int = 0, dtype: str = "int8") -> np.ndarray:
@@ -98,6 +100,32 @@ def layers() -> dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], int
         "dynamic": (dynamic("MatMulInteger"), {"w": weights(MIDDLE, OUTPUTS, most=63), **each, **offset()}, 2),
         "dynamic convolution": (dynamic("ConvInteger"), {"w": weights(*square), **one, **offset(1, 1)}, 4),
         **laid_out(),
+        **rounding(),
+    }
+
+
+def rounding() -> dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], int]]:
+    """Returns layers that take integers and round what they make to integers."""
+    given = ["h_q", "h_scale", "h_zero", "w", "w_scale", "w_zero"]
+    made, last = ["y_scale", "y_zero"], helper.make_node("DequantizeLinear", ["y_q", "y_scale", "y_zero"], ["y"])
+    numbers = {"w_scale": STEP, "w_zero": np.int8(0), "y_scale": np.float32(0.2), "y_zero": np.uint8(120)}
+    each = {"w_scale": np.linspace(0.01, 0.03, OUTPUTS, dtype=np.float32), "w_zero": np.zeros(OUTPUTS, np.int8)}
+    bias = {"b": np.random.default_rng(6).integers(-900, 900, OUTPUTS).astype(np.int32)}
+    flat = {"w": weights(MIDDLE, OUTPUTS, most=63), **numbers}  # more than 7 bits overflow on some processors
+    return {
+        "QLinearConv": (
+            [helper.make_node("QLinearConv", [*given, *made], ["y_q"], strides=[2, 2]), last],
+            {"w": weights(OUTPUTS, MIDDLE, 1, 1, most=63), **numbers},
+            4,
+        ),
+        "QLinearConv, a scale for each output": (
+            [helper.make_node("QLinearConv", [*given, *made, "b"], ["y_q"]), last],
+            {"w": weights(OUTPUTS, MIDDLE, 1, 1, most=63), **numbers, **each, **bias},
+            4,
+        ),
+        "QLinearMatMul": ([helper.make_node("QLinearMatMul", [*given, *made], ["y_q"]), last], flat, 2),
+        "QGemm": ([helper.make_node("QGemm", [*given, "b", *made], ["y_q"], domain=MS), last], {**flat, **bias}, 2),
+        "QGemm that gives real numbers": ([helper.make_node("QGemm", [*given, "b"], ["y"], domain=MS)], flat | bias, 2),
     }
 
 
@@ -221,6 +249,40 @@ def test_scales_keep_what_runtimes_take_for_granted(name: str, tmp_path: Path) -
     np.testing.assert_allclose(now["b_scale"], now["h_scale"] * now["w_scale"], rtol=1e-6)
     assert now["b"].dtype == np.int32
     assert [n.op_type for n in model.graph.node] == ["Conv", "QuantizeLinear", *["DequantizeLinear"] * 3, "Conv"]
+
+
+def test_what_a_layer_rounds_to_stays(tmp_path: Path) -> None:
+    nodes, constants, rank = rounding()["QLinearConv, a scale for each output"]
+    model, _ = pruned(model_of(nodes, constants, rank), inputs(rank), tmp_path / "out.onnx")
+    now = constants_of(model)
+    assert [n.op_type for n in model.graph.node] == [
+        *("Conv", "QuantizeLinear", "DequantizeLinear", "QLinearConv", "DequantizeLinear")
+    ]
+    assert not model.functions
+    assert (now["w_scale"] >= constants["w_scale"]).all()
+    assert (now["y_scale"], now["y_zero"], now["b"].dtype) == (constants["y_scale"], constants["y_zero"], np.int32)
+
+
+@pytest.mark.parametrize("how", ["shared bias", "scales computed", "weights read twice"])
+def test_layers_that_round_and_cannot_be_written_are_left_alone(how: str, tmp_path: Path) -> None:
+    nodes, constants, rank = rounding()["QLinearConv, a scale for each output"]
+    layer, last = nodes[0], nodes[1]
+    if how == "scales computed":
+        layer.input[4] = "scales"
+        nodes = [helper.make_node("Abs", ["w_scale"], ["scales"]), layer, last]
+    else:
+        other = onnx.NodeProto()
+        other.CopyFrom(layer)
+        other.output[0], twice = "z_q", {"shared bias": "w", "weights read twice": "b"}[how]
+        other.input[{"w": 3, "b": 8}[twice]] = "of_its_own"
+        constants["of_its_own"] = constants[twice] // 2
+        sum_ = ["y_q", "y_scale", "y_zero", "z_q", "y_scale", "y_zero", "y_scale", "y_zero"]
+        last = helper.make_node("DequantizeLinear", ["sum", "y_scale", "y_zero"], ["y"])
+        nodes = [layer, other, helper.make_node("QLinearAdd", sum_, ["sum"], domain=MS), last]
+    model, x = model_of(nodes, constants, rank), inputs(rank)
+    found, _ = pruned(model, x, tmp_path / "out.onnx", criterion="l1")
+    left, _ = pruned(model, x, tmp_path / "left.onnx", criterion="l1", compensate="none")
+    np.testing.assert_array_equal(constants_of(found)["w"], constants_of(left)["w"])
 
 
 def test_a_scale_that_something_else_reads_stays(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from onnxprune.graph.dependence import captured, subgraphs
 from onnxprune.graph.flat import Flat
 from onnxprune.graph.trace import Trace
 from onnxprune.ops import Site, Unsupported, lookup
+from onnxprune.ops.linear import Linear
 from onnxprune.ops.zero_points import agrees, is_narrow
 
 Place = tuple[int, int]
@@ -66,7 +67,8 @@ class Selected:
 class Coupling:
     """The labels of a model: its tensors, the constants' uses, what parameters produce, and what became a barrier.
 
-    Of a twin in real numbers, `quantized` tells the nodes whose weights the model itself holds as integers.
+    Of a twin in real numbers, `quantized` tells the nodes whose weights the model itself holds as integers, and `views`
+    those that quantize by themselves, as matrices (ops/linear.py).
     """
 
     model: ir.Model
@@ -75,6 +77,7 @@ class Coupling:
     approximate: bool = False
     flat: Flat | None = None
     quantized: frozenset[int] = frozenset()
+    views: Mapping[int, Linear] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     seen: list[tuple[Tensor | None, ...]] = field(default_factory=list)  # per node, its inputs as labelled
     uses: list[Use] = field(default_factory=list)

@@ -154,10 +154,10 @@ class _Finder:
     def _layers(self, index: int) -> list[Layer]:
         node = self.coupling.nodes[index]
         home = lookup(node)
-        if home is None or home.linear.rule is None:
-            return []
+        rule = home.linear.rule if home is not None else None
+        known = self.coupling.views.get(index)
         try:
-            found = home.linear.rule(Node(node, self._version, self.coupling.trace))
+            found = rule(Node(node, self._version, self.coupling.trace)) if known is None and rule else known
         except Unsupported:
             return []
         views = found if isinstance(found, tuple) else (found,)

@@ -10,24 +10,46 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxprune.engine.assembled import Assembled, assemble
 from onnxprune.engine.coupling import Coupling, Place
-from onnxprune.engine.stored import Grid, Shaped, Step, Stored, Turned, Typed
+from onnxprune.engine.stored import WIDE, Grid, Shaped, Step, Stored, Turned, Typed
 from onnxprune.graph.constants import constants
 from onnxprune.graph.dependence import captured, subgraphs
 
-__all__ = ["Copy", "Finder", "Product", "Read"]
+__all__ = ["ROUNDING", "Copy", "Finder", "Product", "Read"]
 
-BIAS = 2  # where Conv, ConvTranspose and Gemm read theirs
+BIASES = frozenset({2, 6, 8})  # where Conv, ConvTranspose and Gemm, QGemm and QLinearConv read theirs
 LAYING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast"})
 JOINING = frozenset({"Concat", "Slice", "Split", "Gather"})
 MAKING = LAYING | {"DequantizeLinear", "QuantizeLinear"}
 INTEGER = frozenset({"MatMulInteger", "ConvInteger"})
 WHOLE_BYTES = frozenset({"int8", "uint8", "int16", "uint16", "int32"})  # a fit rounded to fewer bits is worth little
+
+
+class Rounding(NamedTuple):
+    """An operator that takes integers and rounds what it makes to integers.
+
+    Attributes:
+        real: what it does to the real numbers between.
+        bias: the input that is its bias.
+        scale: the input that is the scale of what it makes; its zero point is the next one.
+    """
+
+    real: str
+    bias: int | None
+    scale: int
+
+
+ROUNDING = {
+    "QLinearConv": Rounding("Conv", 8, 6),
+    "QLinearMatMul": Rounding("MatMul", None, 6),
+    "QGemm": Rounding("Gemm", 6, 7),
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +77,7 @@ class Read:
         stored: the weight.
         around: numbers of the nodes that make of it what is read, the last one first.
         product: set where a dynamically quantized product reads it.
+        inside: a node that quantizes by itself reads it.
     """
 
     name: str
@@ -64,11 +87,12 @@ class Read:
     stored: Stored | Assembled
     around: tuple[int, ...]
     product: Product | None = None
+    inside: bool = False
 
     @property
     def is_bias(self) -> bool:
         """Whether it is added to what nodes make of their factors."""
-        return {slot for _, slot in self.places} == {BIAS}
+        return {slot for _, slot in self.places} <= BIASES
 
     @property
     def readers(self) -> tuple[int, ...]:
@@ -107,7 +131,9 @@ class Finder:
         """Yields them where they are read."""
         for node in self.nodes:
             read = None
-            if node.op_type in INTEGER:
+            if node.op_type in ROUNDING:
+                yield from self._inside(node)
+            elif node.op_type in INTEGER:
                 read = self._dynamic(node)
             elif node.op_type == "DequantizeLinear" or node.op_type in LAYING | JOINING:
                 read = self._made(node)
@@ -199,7 +225,8 @@ class Finder:
         own = [v for v in scaling.inputs if v is not start.outputs[1]]
         if len(own) != 1 or _given(node, 2) is not start.outputs[2]:
             return None
-        value, grid = self._constant(_given(node, 1)), self._grid(node, own, [_given(node, 3)], simulated=False)
+        value = self._constant(_given(node, 1))
+        grid = self._grid(node, _given(node, 1), own, [_given(node, 3)], simulated=False)
         if value is None or grid is None or (grid.scales.size > 1 and node.op_type != "MatMulInteger"):
             return None
         k, name = self.number[node], str(value.name)
@@ -207,6 +234,25 @@ class Finder:
         product = Product(self.number[cast], self.number[last])
         around = (k, self.number[scaling])
         return Read(f"{name}/real", ((k, 1),), grid.scales.dtype, stored.held.shape, stored, around, product)
+
+    def _inside(self, node: ir.Node) -> Iterator[Read]:
+        """Yields the weight of a node that quantizes by itself, and its bias, whose scale both factors give."""
+        k, slot = self.number[node], ROUNDING[node.op_type].bias
+        weight, scale = self._constant(_given(node, 3)), _given(node, 1)
+        grid = self._grid(node, weight, [_given(node, 4)], [_given(node, 5)], simulated=False)
+        if weight is None or scale is None or scale.name not in self.tensors or grid is None:
+            return
+        added = None if slot is None else _given(node, slot)
+        bias = self._constant(added)
+        if added is not None and bias is None:
+            return
+        scales = np.asarray(self.tensors[scale.name].numpy().reshape(()) * grid.scales, grid.scales.dtype)
+        summed = Grid(frozenset(), scales, np.zeros(()), WIDE, node, owned=True, simulated=False)
+        for value, at, numbers in ((weight, 3, grid), (bias, slot, summed)):
+            if value is not None and at is not None:
+                stored = Stored(str(value.name), self.tensors[str(value.name)].numpy(), (), numbers)
+                name, dtype = f"{value.name}/real", grid.scales.dtype
+                yield Read(name, ((k, at),), dtype, stored.held.shape, stored, (k,), inside=True)
 
     def _along(self, way: list[ir.Node]) -> Stored | None:
         """Returns the constant that these nodes work on, one after the other; None where it can't be told back."""
@@ -228,7 +274,7 @@ class Finder:
             if grid is not None or steps[-1].op_type != "DequantizeLinear":
                 return None
             scales, points = [x.inputs[1] for x in steps], [_given(x, 2) for x in steps]
-            grid = self._grid(steps[-1], scales, points, simulated=len(steps) > 1)
+            grid = self._grid(steps[-1], steps[-1].inputs[0], scales, points, simulated=len(steps) > 1)
             if grid is None:
                 return None
         if value is None:
@@ -255,7 +301,13 @@ class Finder:
         return Shaped(old, new)
 
     def _grid(
-        self, step: ir.Node, scales: list[ir.Value | None], points: list[ir.Value | None], *, simulated: bool
+        self,
+        step: ir.Node,
+        value: ir.Value | None,
+        scales: list[ir.Value | None],
+        points: list[ir.Value | None],
+        *,
+        simulated: bool,
     ) -> Grid | None:
         """Returns the integers that scales and zero points tell of; None for blocks, and for fewer than 8 bits."""
         read = [v for v in (*scales, *points) if v is not None]
@@ -263,7 +315,6 @@ class Finder:
             return None
         held = [self.tensors[str(v.name)].numpy() for v in read]
         given, zeros = held[: len(scales)], held[len(scales) :]
-        value = step.inputs[0] if step.op_type == "DequantizeLinear" else step.inputs[1]
         dtype = self.trace.dtypes[str(value.name)] if value is not None else np.dtype(np.uint8)
         alike = all(np.array_equal(given[0], x) for x in given) and all(np.array_equal(zeros[0], x) for x in zeros)
         if not alike or given[0].ndim > 1 or not (given[0] > 0).all() or dtype.name not in WHOLE_BYTES:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxprune.ops.zero_points import along
 
-__all__ = ["Grid", "Shaped", "Step", "Stored", "Turned", "Typed"]
+__all__ = ["WIDE", "Grid", "Shaped", "Step", "Stored", "Turned", "Typed"]
 
 WIDE = np.dtype(np.int32)
 

@@ -1,8 +1,9 @@
 """A model's twin with weights as they are read, on which data tell of its layers, and the way back.
 
 The twin has the same nodes, numbered alike, but constants stand where the model's nodes make of a constant what is read
-(reads.py); behind DynamicQuantizeLinear it multiplies what was not yet quantized. All that is known of layers with
-constant weights holds for it.
+(reads.py); behind DynamicQuantizeLinear it multiplies what was not yet quantized. A node that quantizes by itself
+becomes a call of a function that takes real weights and rounds what it makes. All that is known of layers with constant
+weights holds for it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxprune.engine.coupling import Coupling, Place, Use
-from onnxprune.engine.reads import Copy, Finder, Product, Read
+from onnxprune.engine.reads import ROUNDING, Copy, Finder, Product, Read
+from onnxprune.ops import Node, lookup
+from onnxprune.ops.linear import Linear
 
 __all__ = ["as_read", "written"]
 
 REAL = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
+QUANTIZED_ONLY = ("channels_last", "alpha")  # attributes that only the quantized operators have
+DOMAIN = "onnxprune.twin"
 
 
 def as_read(coupling: Coupling) -> Coupling:
@@ -39,18 +45,24 @@ class _Twin:
         self.nodes = list(self.model.graph)
         self.uses: dict[int, list[Use]] = {}  # by the node whose uses they stand for
         self.shapes, self.dtypes = dict(coupling.trace.shapes), dict(coupling.trace.dtypes)
+        self.inside: dict[Place, Use] = {}
+        self.views: dict[int, Linear] = {}
 
     def of(self, reads: Sequence[Read], copies: Sequence[Copy]) -> Coupling:
         """Returns the coupling of the twin with these weights and these copied constants."""
+        reads = [read for read in reads if not read.inside or self._is_seen(read.readers[0])]
         for read in reads:
             self._put(read)
+        for k in self.views:
+            self._call(k)
         given = {v.name: v for v in (*self.model.graph.initializers.values(), *(n.outputs[0] for n in self.nodes))}
         for copy in copies:
             for node, slot in copy.places:
                 self.nodes[node].replace_input_with(slot, given[copy.source])
             _put(self.nodes, copy.node, _constant())
             self.uses[copy.node] = self._uses_at(copy.source, copy.places)
-        uses = [(self.uses.get(use.node) or [use])[0] for use in self.coupling.uses]
+        uses = [self.inside.get((use.node, use.slot), use) for use in self.coupling.uses]
+        uses = [(self.uses.get(use.node) or [use])[0] for use in uses]
         uses += [use for k in sorted(self.uses) for use in self.uses[k][1:]]
         static = self.coupling.trace.static | {read.name for read in reads}
         return replace(
@@ -59,25 +71,60 @@ class _Twin:
             trace=replace(self.coupling.trace, shapes=self.shapes, dtypes=self.dtypes, static=static),
             uses=uses,
             quantized=frozenset(k for read in reads if read.stored.grid for k in read.readers),
+            views=self.views,
         )
 
     def _put(self, read: Read) -> None:
         """Puts a constant where a weight is read."""
         dtype, shape = ir.DataType.from_numpy(read.dtype), ir.Shape(read.shape)
         tensor = ir.LazyTensor(lambda: ir.Tensor(read.stored.reals()), dtype, shape)
-        if read.product is None:
+        if read.inside:
+            ((k, slot),) = read.places
+            self.nodes[k].replace_input_with(slot, self._held(read.name, tensor))
+        elif read.product is None:
             for k in read.around[1:]:
                 _put(self.nodes, k, _constant())
             _put(self.nodes, read.around[0], _constant(tensor))
         else:
-            weight = ir.Value(name=read.name, const_value=tensor, type=ir.TensorType(dtype))
-            self.model.graph.register_initializer(weight)
-            self._multiply(read.readers[0], read.product, weight)
+            self._multiply(read.readers[0], read.product, self._held(read.name, tensor))
             self.dtypes[str(self.nodes[read.readers[0]].outputs[0].name)] = read.dtype
         self.shapes[read.name], self.dtypes[read.name] = (read.shape, read.shape), read.dtype
         first, *others = self._uses_at(read.name, read.places)
-        self.uses |= {k: [first] for k in read.around}
-        self.uses[read.around[0]] = [first, *others]
+        if read.inside:
+            self.inside[read.places[0]] = first
+        else:
+            self.uses |= {k: [first] for k in read.around}
+            self.uses[read.around[0]] = [first, *others]
+
+    def _held(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """Returns a new initializer."""
+        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype))
+        self.model.graph.register_initializer(value)
+        return value
+
+    def _is_seen(self, number: int) -> bool:
+        """Returns whether a node that quantizes by itself is known as a matrix, and remembers it."""
+        node = self.coupling.nodes[number]
+        home = lookup(node)
+        assert home is not None and home.linear.rule is not None
+        view = home.linear.rule(Node(node, self._version, self.coupling.trace))
+        if view is not None:
+            self.views[number] = view
+        return view is not None
+
+    @property
+    def _version(self) -> int:
+        imports = self.model.graph.opset_imports
+        return imports.get("", imports.get("ai.onnx", 1))
+
+    def _call(self, number: int) -> None:
+        """Puts the call of a function in the place of a node that quantizes by itself; inputs stay where they are."""
+        old, graph = self.nodes[number], self.model.graph
+        function = ir.from_proto(_in_reals(old, f"call_{number}", self._version))
+        assert isinstance(function, ir.Function)
+        self.model.functions[function.identifier()] = function
+        graph.opset_imports[DOMAIN] = 1
+        _put(self.nodes, number, ir.Node(DOMAIN, function.name, list(old.inputs)))
 
     def _multiply(self, number: int, product: Product, weight: ir.Value) -> None:
         """Puts a product of real numbers in the place of a dynamically quantized one, and nothing behind it."""
@@ -94,6 +141,21 @@ class _Twin:
         seen = [self.coupling.seen[node][slot] for node, slot in places]
         labels = [() if t is None else t.arrays for t in seen]
         return [Use(node, slot, name, shape, arrays) for (node, slot), arrays in zip(places, labels, strict=True)]
+
+
+def _in_reals(node: ir.Node, name: str, version: int) -> onnx.FunctionProto:
+    """Returns a node that quantizes by itself as a function of its inputs, with weight and bias in real numbers."""
+    real, bias, scale = ROUNDING[node.op_type]
+    given = [f"x{k}" for k in range(len(node.inputs))]
+    there = ["" if v is None else name for v, name in zip(node.inputs, given, strict=True)]
+    added = [there[bias]] if bias is not None and bias < len(there) and there[bias] else []
+    make = onnx.helper.make_node
+    middle = make(real, ["real", there[3], *added], ["made"])
+    middle.attribute.extend(ir.to_proto(a) for a in node.attributes.values() if a.name not in QUANTIZED_ONLY)
+    numbers = [x for x in there[scale : scale + 2] if x]
+    last = make("QuantizeLinear", ["made", *numbers], ["y"]) if numbers else make("Identity", ["made"], ["y"])
+    body = [make("DequantizeLinear", [x for x in there[:3] if x], ["real"]), middle, last]
+    return onnx.helper.make_function(DOMAIN, name, given, ["y"], body, [onnx.helper.make_opsetid("", version)])
 
 
 def written(coupling: Coupling, contents: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes, spans
 from onnxprune.ops.conv import convolve, living_groups, with_bias
 from onnxprune.ops.elementwise import freeze_zero_axes
+from onnxprune.ops.linear_integers import linear_qgemm, linear_qlinear_conv, linear_qlinear_matmul
 from onnxprune.ops.matmul import macs_gemm, macs_matmul, matrix_product
 from onnxprune.ops.pooling import resized
 from onnxprune.ops.registry import Need, Node, Quantized, Shape, Site, Sized, Unsupported, operator
@@ -256,6 +257,9 @@ for _home in qlinear_conv:
     _home.coupling(couple_qlinear_conv)
     _home.sizes(size_qlinear_conv)
     _home.macs(macs_qlinear_conv)
+    _home.linear(linear_qlinear_conv)
+qlinear_matmul.linear(linear_qlinear_matmul)
+qgemm.linear(linear_qgemm)
 conv_integer.macs(macs_qlinear_conv)
 
 
