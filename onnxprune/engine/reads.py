@@ -238,15 +238,16 @@ class Finder:
     def _inside(self, node: ir.Node) -> Iterator[Read]:
         """Yields the weight of a node that quantizes by itself, and its bias, whose scale both factors give."""
         k, slot = self.number[node], ROUNDING[node.op_type].bias
-        weight, scale = self._constant(_given(node, 3)), _given(node, 1)
+        weight, factor = self._constant(_given(node, 3)), _given(node, 1)
+        scale = None if factor is None else self.tensors.get(str(factor.name))
         grid = self._grid(node, weight, [_given(node, 4)], [_given(node, 5)], simulated=False)
-        if weight is None or scale is None or scale.name not in self.tensors or grid is None:
+        if weight is None or scale is None or scale.size != 1 or grid is None:
             return
         added = None if slot is None else _given(node, slot)
         bias = self._constant(added)
         if added is not None and bias is None:
             return
-        scales = np.asarray(self.tensors[scale.name].numpy().reshape(()) * grid.scales, grid.scales.dtype)
+        scales = np.asarray(scale.numpy().reshape(()) * grid.scales, grid.scales.dtype)
         summed = Grid(frozenset(), scales, np.zeros(()), WIDE, node, owned=True, simulated=False)
         for value, at, numbers in ((weight, 3, grid), (bias, slot, summed)):
             if value is not None and at is not None:

@@ -9,6 +9,7 @@ weights holds for it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
@@ -18,7 +19,7 @@ import onnx_ir as ir
 
 from onnxprune.engine.coupling import Coupling, Place, Use
 from onnxprune.engine.reads import ROUNDING, Copy, Finder, Product, Read
-from onnxprune.ops import Node, lookup
+from onnxprune.ops import Node, Unsupported, lookup
 from onnxprune.ops.linear import Linear
 
 __all__ = ["as_read", "written"]
@@ -26,6 +27,7 @@ __all__ = ["as_read", "written"]
 REAL = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 QUANTIZED_ONLY = ("channels_last", "alpha")  # attributes that only the quantized operators have
 DOMAIN = "onnxprune.twin"
+FUNCTIONS = 10  # the opset that has what their bodies need
 
 
 def as_read(coupling: Coupling) -> Coupling:
@@ -106,11 +108,12 @@ class _Twin:
         """Returns whether a node that quantizes by itself is known as a matrix, and remembers it."""
         node = self.coupling.nodes[number]
         home = lookup(node)
-        assert home is not None and home.linear.rule is not None
-        view = home.linear.rule(Node(node, self._version, self.coupling.trace))
-        if view is not None:
-            self.views[number] = view
-        return view is not None
+        rule = home.linear.rule if home is not None else None
+        with suppress(Unsupported):
+            view = rule(Node(node, self._version, self.coupling.trace)) if rule is not None else None
+            if view is not None and self._version >= FUNCTIONS:
+                self.views[number] = view
+        return number in self.views
 
     @property
     def _version(self) -> int:
