@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -283,6 +284,26 @@ def test_layers_that_round_and_cannot_be_written_are_left_alone(how: str, tmp_pa
     found, _ = pruned(model, x, tmp_path / "out.onnx", criterion="l1")
     left, _ = pruned(model, x, tmp_path / "left.onnx", criterion="l1", compensate="none")
     np.testing.assert_array_equal(constants_of(found)["w"], constants_of(left)["w"])
+
+
+def test_what_weights_of_four_bits_cost_can_be_measured(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["h_real", "across"], ["z"]),
+        helper.make_node("Relu", ["z"], ["bent"]),
+        helper.make_node("DequantizeLinear", ["w", "w_scale"], ["w_real"], axis=0, block_size=2),
+        helper.make_node("MatMul", ["bent", "w_real"], ["y"]),
+    ]
+    rng = np.random.default_rng(10)
+    constants = {
+        "across": rng.standard_normal((MIDDLE, 6)).astype(np.float32),
+        "w": rng.integers(-8, 8, (6, OUTPUTS)).astype(ml_dtypes.int4),
+        "w_scale": rng.uniform(0.1, 0.2, (3, OUTPUTS)).astype(np.float32),
+    }
+    model, x = model_of(nodes, constants, 2), inputs(2)
+    out = tmp_path / "out.onnx"
+    result = onnxprune.prune(model, target={"macs": 0.7}, calibration={"x": x}, output=out)
+    assert result.report.macs.after <= 0.7 * result.report.macs.before
+    assert constants_of(onnx.load(out))["w"].dtype == ml_dtypes.int4
 
 
 def test_a_scale_that_something_else_reads_stays(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune.engine.coupling import Coupling
-from onnxprune.engine.frontier import Feed, Frontier, Spool, bias_name, inputs_of
+from onnxprune.engine.frontier import Feed, Frontier, Spool, bias_name, inputs_of, wide
 from onnxprune.graph.constants import is_constant
 from onnxprune.graph.runtime import open_session, run
 
@@ -62,7 +62,7 @@ class Suffix:
             values: the dense network's live values before `start`, the outputs made before it among them.
             content: one of the change's contents.
         """
-        fed = {n: content[n] for part in self.parts for n in part.fed}
+        fed = {n: wide(content[n]) for part in self.parts for n in part.fed}
         found: list[Feed] = []
         for batch in values:
             live: dict[str, np.ndarray] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -197,13 +197,20 @@ class Frontier:
         wanted: Sequence[str],
         fed: Mapping[str, np.ndarray] | None = None,
     ) -> onnx.ModelProto:
-        """Returns nodes as a model of their own; constants and new biases (`bias_name`) in `fed` are inputs of it."""
-        given = fed or {}
+        """Returns nodes as a model of their own; constants and new biases (`bias_name`) in `fed` are inputs of it.
+
+        What is fed is wide: numpy has no integers of four bits, and neither has what hands them to a session.
+        """
+        given = {n: wide(v) for n, v in (fed or {}).items()}
+        narrow = {n: v.dtype for n, v in (fed or {}).items() if given[n] is not v}
         dtypes = self.coupling.trace.dtypes
         nodes = [self.nodes[k] for k in numbers]
         needed = dict.fromkeys(name for n in nodes for name in inputs_of(n) if name in self.tensors)
         graph = onnx.helper.make_graph(
-            [self._message(k) for k in numbers],
+            [
+                *(_narrowed(n, dtype) for n, dtype in narrow.items()),
+                *(self._message(k, narrow) for k in numbers),
+            ],
             "segment",
             [
                 *(_info(n, dtypes[n], self._declared(n)) for n in reads),
@@ -243,14 +250,16 @@ class Frontier:
     def _attending(self) -> set[str]:
         return {name for node in self.nodes if node.op_type == "Attention" for name in inputs_of(node)}
 
-    def _message(self, index: int) -> onnx.NodeProto:
-        """Returns a node, with its new bias if it got one."""
+    def _message(self, index: int, narrow: Container[str]) -> onnx.NodeProto:
+        """Returns a node, with its new bias if it got one; it reads what is made of inputs that are fed wide."""
         written = ir.to_proto(self.nodes[index])
         assert isinstance(written, onnx.NodeProto)
         if index in self.biases:
             slot = self.biases[index][0]
             written.input.extend([""] * (slot + 1 - len(written.input)))
             written.input[slot] = bias_name(index)
+        for slot, name in enumerate(written.input):
+            written.input[slot] = narrow_name(name) if name in narrow else name
         return written
 
     def _weight(self, name: str) -> onnx.TensorProto:
@@ -275,6 +284,23 @@ def _bias(index: int, content: np.ndarray) -> onnx.TensorProto:
 def bias_name(index: int) -> str:
     """Returns the name of the bias that a node got where it had none."""
     return f"onnxprune/bias/{index}"
+
+
+def wide(content: np.ndarray) -> np.ndarray:
+    """Returns numbers in a type that a session can be fed: integers of a few bits in eight, others as they are."""
+    few = {"int4": np.int8, "uint4": np.uint8, "int2": np.int8, "uint2": np.uint8}
+    return content.astype(few[content.dtype.name]) if content.dtype.name in few else content
+
+
+def narrow_name(name: str) -> str:
+    """Returns the name of what is made of a constant that is fed wide."""
+    return f"{name}/narrow"
+
+
+def _narrowed(name: str, dtype: np.dtype) -> onnx.NodeProto:
+    """Returns the node that makes what is fed wide as narrow as it is."""
+    to = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    return onnx.helper.make_node("Cast", [name], [narrow_name(name)], to=to)
 
 
 def _info(name: str, dtype: np.dtype, shape: Sequence[int | None]) -> onnx.ValueInfoProto:
