@@ -15,6 +15,7 @@ from string import ascii_lowercase
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.engine.labels import Array
 from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes, spans
 from onnxprune.ops.conv import convolve, living_groups, with_bias
 from onnxprune.ops.elementwise import freeze_zero_axes
@@ -144,16 +145,22 @@ def keep_pairs(op: Site, slot: int, axis: int) -> None:
     never overflow, nor do unsigned ones.
     """
     w = op[slot]
-    content = op.value(slot)
     a = w.on(axis % len(w.shape))
-    if op.trace.dtypes.get(op.name(slot) or "") != np.int8 or a is None or len(spans(a)) > 1:
-        return
-    if content is not None and max(int(content.max()), -int(content.min())) <= SAFE:
+    if a is None or len(spans(a)) > 1:
         return
     slides = len(w.shape) > 2 and "Conv" in op.op and int(np.prod(w.shape[2:])) > 1
     if w.shape[axis] % 2 and slides:
         return  # the neighbour of the last channel is the first one of the next place
-    labels = a.ravel()
+    pair_up(op, slot, a.ravel())
+
+
+def pair_up(op: Site, slot: int, labels: Array) -> None:
+    """Wishes that neighbours among the labels of an 8-bit weight's contracted axis go together, where it overflows."""
+    content = op.value(slot)
+    if op.trace.dtypes.get(op.name(slot) or "") != np.int8:
+        return
+    if content is not None and max(int(content.max()), -int(content.min())) <= SAFE:
+        return
     pairs = labels[: len(labels) // 2 * 2]
     op.labels.prefer_pairs(pairs[::2], pairs[1::2])
 

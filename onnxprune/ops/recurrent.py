@@ -12,12 +12,19 @@ import numpy as np
 from onnxprune.engine.labels import Array
 from onnxprune.engine.tensors import Tensor
 from onnxprune.ops.linear import linear_cells
-from onnxprune.ops.registry import Need, Node, Shape, Site, Sized, Unsupported, operator
+from onnxprune.ops.quantized import in_range, pair_up
+from onnxprune.ops.registry import Need, Node, Quantized, Shape, Site, Sized, Unsupported, operator
 
 cells = operator(
     "LSTM", "GRU", "RNN", doc="hidden units with their rows in every gate, the recurrent columns and the states"
 )
 cells.linear(linear_cells)
+dynamic_cell = operator(
+    "DynamicQuantizeLSTM",
+    domain="com.microsoft",
+    quantized={1: Quantized(8, 9), 2: Quantized(10, 11)},
+    doc="as LSTM; what enters and the states are quantized by their own range, so they must be zero where they are cut",
+)
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 PEEPHOLES = 3
 SILENT = {"Tanh", "Relu", "LeakyRelu", "ScaledTanh", "ThresholdedRelu", "Softsign", "Elu"}  # f(0) = 0
@@ -73,7 +80,8 @@ def _stays_zero(op: Site) -> bool:
         return True
     per = len(given) // op.shape(2)[0]
     names = [a if isinstance(a, str) else a.decode() for a in given]
-    return all(names[d * per + k] in SILENT for d in range(op.shape(2)[0]) for k in STATE_ACTIVATIONS[op.op])
+    of_states = STATE_ACTIVATIONS.get(op.op, STATE_ACTIVATIONS["LSTM"])
+    return all(names[d * per + k] in SILENT for d in range(op.shape(2)[0]) for k in of_states)
 
 
 def _outputs(op: Site, unit: Array, silent: bool) -> list[Tensor]:
@@ -94,6 +102,56 @@ def _outputs(op: Site, unit: Array, silent: bool) -> list[Tensor]:
     return outs
 
 
+@dynamic_cell.coupling
+def couple_dynamic_cell(op: Site) -> list[Tensor]:
+    """Rows of W and R are columns here; a scale and a zero point for each of them go with them."""
+    hidden = op.shape(2)[1]
+    if hidden == 1 or not _stays_zero(op):
+        raise Unsupported("its states are quantized by a range that cut units would count for")
+    unit = op.labels.fresh(1, hidden)
+    op.remember(unit)
+    op.produce(unit)
+    op.contracted += [unit, *op[0].arrays]
+    rows = np.tile(unit, (1, GATES["LSTM"]))
+    x = op.tie(in_range(op, op[0]), 0, 1, why="a recurrent cell runs over it")
+    features = [a.ravel() for a in x.arrays if a.shape[2] > 1]
+    _meet_all(op, 1, rows[:, None, :], *(a[None, :, None] for a in features))
+    _meet_all(op, 2, rows[:, None, :], unit[:, :, None])
+    for slot, labels in (*((1, a) for a in features), (2, unit.ravel())):
+        pair_up(op, slot, labels)
+    for slot in (8, 9, 10, 11):
+        numbers = op.get(slot)
+        if numbers is not None and len(numbers.shape) > 1 and numbers.shape[1] > 1:
+            _meet_all(op, slot, rows)
+    for slot, times in ((3, 2 * GATES["LSTM"]), (7, PEEPHOLES)):
+        if op.get(slot) is not None:
+            _meet_all(op, slot, np.tile(unit, (1, times)))
+    for slot in (5, 6):
+        if op.get(slot) is not None:
+            state = in_range(op, op[slot])
+            op.unify(state, Tensor(state.shape, (unit[:, None],)))
+    return _outputs(op, unit, True)
+
+
+def _meet_all(op: Site, slot: int, *arrays: Array) -> None:
+    """Ties parameter `slot` to labels, each array over the axes that it is longer than 1 on."""
+    if slot in op.direct:
+        op.claims[slot] = arrays
+        return
+    t = op[slot]
+    for a in arrays:
+        t = op.unify(t, Tensor(a.shape, (a,)))
+
+
+@dynamic_cell.sizes
+def size_dynamic_cell(op: Sized) -> Iterable[Need]:
+    """`hidden_size` is the number of living units."""
+    if op.attr("hidden_size") is None:
+        raise Unsupported("no hidden_size is given")
+    if op.attr("hidden_size") != op.new(2)[1]:
+        yield Need("hidden_size", op.new(2)[1])
+
+
 @cells.sizes
 def size_cells(op: Sized) -> Iterable[Need]:
     """`hidden_size` is the number of living units."""
@@ -104,6 +162,7 @@ def size_cells(op: Sized) -> Iterable[Need]:
         yield Need("hidden_size", hidden)
 
 
+@dynamic_cell.macs
 @cells.macs
 def macs_cells(op: Node, x: Sequence[Shape | None], y: Sequence[Shape]) -> int:
     """Every step and sample takes one MAC per weight of W and R."""

@@ -56,6 +56,8 @@ def blank(node: ir.Node, slot: int, shape: tuple[int, ...]) -> np.ndarray | None
 def along(node: ir.Node, content: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns a scale or zero point of more than one number as it broadcasts against a quantized weight."""
     rank = len(shape)
+    if node.op_type == "DynamicQuantizeLSTM":  # for each direction, perhaps for each of its columns
+        return content.reshape(content.shape[0], 1, -1)
     axis = _axis(node, rank)
     if content.ndim > 1:
         if content.ndim == rank and content.shape[axis] < shape[axis]:  # a number for each block

@@ -244,6 +244,24 @@ def dynamic_matmul(op: str, rng: np.random.Generator) -> Case:
     return Case(op, (x, Weight((k, n), dtype="int8"), *columns(rng, n), Weight((n,))), {}, 17, MS)
 
 
+@generates("DynamicQuantizeLSTM", domain=MS)
+def dynamic_cell(op: str, rng: np.random.Generator) -> Case:
+    """Either direction or both, one scale for each direction or for each column, with bias and states or without."""
+    i, h = size(rng), size(rng, 2, 5)
+    direction = pick(rng, "forward", "reverse", "bidirectional")
+    d = 2 if direction == "bidirectional" else 1
+    numbers: list[Array] = []
+    for _ in range(2):
+        shape = pick(rng, (d,), (d, 4 * h))
+        zeros = rng.integers(-9, 9, shape) if shape == (d,) else np.zeros(shape)  # the runtime takes no others
+        numbers += [rng.uniform(0.01, 0.03, shape).astype(np.float32), zeros.astype(np.int8)]
+    x = Data((5, 0, i), pick(rng, (2,), ()), pick(rng, (), ("Sigmoid",)))
+    state = Data((d, 0, h), (2,)) if rng.random() < 0.5 else None
+    weights = Weight((d, i, 4 * h), dtype="int8"), Weight((d, h, 4 * h), dtype="int8"), Weight((d, 8 * h))
+    inputs = (x, *weights, None, state, state, None, *numbers)
+    return Case(op, inputs, {"hidden_size": h, "direction": direction}, 17, MS, outputs=pick(rng, 1, 3))
+
+
 @generates("QGemm", domain=MS)
 def qgemm(op: str, rng: np.random.Generator) -> Case:
     """With an integer addend, to floats or to integers."""
