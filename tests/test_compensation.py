@@ -23,12 +23,12 @@ def network(
     """Returns a chain of nodes from `x` to `y`."""
     nodes = [
         helper.make_node(
-            op, ins, outs, f"{op}_{k}", domain=MS if op.startswith(("Fused", "Multi")) else "", **attributes
+            op, ins, outs, f"{op}_{k}", domain=MS if op.startswith(("Fused", "Multi", "Dynamic")) else "", **attributes
         )
         for k, (op, ins, outs, attributes) in enumerate(steps)
     ]
     constants = [
-        numpy_helper.from_array(w if w.dtype == np.int64 else w.astype(np.float32), name) for name, w in weights.items()
+        numpy_helper.from_array(w if w.dtype.kind == "i" else w.astype(np.float32), name) for name, w in weights.items()
     ]
     graph = helper.make_graph(
         nodes,
@@ -121,6 +121,33 @@ def test_a_consumer_makes_up_for_channels_that_the_others_tell(reader: str) -> N
     assert left > 0.05
     assert error(model, x, criterion="l1", **include) < 0.03 * left
     assert error(model, x, criterion="obs", **include) < 0.03 * left
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_cell_that_quantizes_what_it_reads_makes_up_for_channels(each: bool) -> None:
+    rng = np.random.default_rng(15)
+    read = ["h", "wx", "wr", "wb", "", "", "", "", "x_scale", "x_zero", "r_scale", "r_zero"]
+    steps: list[Step] = [
+        ("MatMul", ["x", "w0"], ["h"], {}),
+        ("DynamicQuantizeLSTM", read, ["hidden"], {"hidden_size": 5}),
+        ("Squeeze", ["hidden", "one"], ["flat"], {}),
+        ("MatMul", ["flat", "wo"], ["y"], {}),
+    ]
+    numbers = (1, 20) if each else (1,)
+    scales = {name: rng.uniform(0.006, 0.008, numbers) for name in ("x_scale", "r_scale")}
+    zeros = {name: np.zeros(numbers, np.int8) for name in ("x_zero", "r_zero")}
+    cell = {"wx": rng.integers(-63, 64, (1, 8, 20)), "wr": rng.integers(-63, 64, (1, 5, 20))}
+    weights = {name: w.astype(np.int8) for name, w in cell.items()} | zeros | scales | {"one": np.array([1])}
+    weights |= {
+        "w0": rng.standard_normal((3, 8)),
+        "wb": rng.standard_normal((1, 40)),
+        "wo": rng.standard_normal((5, 4)),
+    }
+    model = network(steps, ("n", 7, 3), weights)
+    x = rng.standard_normal((64, 7, 3)).astype(np.float32)
+    left = error(model, x, compensate="none", criterion="l1", include=["w0"])
+    assert left > 0.05
+    assert error(model, x, include=["w0"]) < 0.3 * left
 
 
 def test_a_constant_along_another_axis_is_no_bias() -> None:

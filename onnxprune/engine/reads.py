@@ -21,7 +21,7 @@ from onnxprune.engine.stored import WIDE, Grid, Shaped, Step, Stored, Turned, Ty
 from onnxprune.graph.constants import constants
 from onnxprune.graph.dependence import captured, subgraphs
 
-__all__ = ["ROUNDING", "Copy", "Finder", "Product", "Read"]
+__all__ = ["CELL", "ROUNDING", "Copy", "Finder", "Product", "Read"]
 
 BIASES = frozenset({2, 6, 8})  # where Conv, ConvTranspose and Gemm, QGemm and QLinearConv read theirs
 LAYING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast"})
@@ -45,6 +45,7 @@ class Rounding(NamedTuple):
     scale: int
 
 
+CELL = "DynamicQuantizeLSTM"  # it quantizes what it reads; rows of LSTM's weights are columns of its own
 ROUNDING = {
     "QLinearConv": Rounding("Conv", 8, 6),
     "QLinearMatMul": Rounding("MatMul", None, 6),
@@ -77,7 +78,7 @@ class Read:
         stored: the weight.
         around: numbers of the nodes that make of it what is read, the last one first.
         product: set where a dynamically quantized product reads it.
-        inside: a node that quantizes by itself reads it.
+        inside: a node that quantizes by itself, or what it reads, reads it.
     """
 
     name: str
@@ -92,7 +93,7 @@ class Read:
     @property
     def is_bias(self) -> bool:
         """Whether it is added to what nodes make of their factors."""
-        return {slot for _, slot in self.places} <= BIASES
+        return {slot for _, slot in self.places} <= BIASES and sum(n > 1 for n in self.shape) <= 1
 
     @property
     def readers(self) -> tuple[int, ...]:
@@ -133,6 +134,8 @@ class Finder:
             read = None
             if node.op_type in ROUNDING:
                 yield from self._inside(node)
+            elif node.op_type == CELL:
+                yield from self._cell(node)
             elif node.op_type in INTEGER:
                 read = self._dynamic(node)
             elif node.op_type == "DequantizeLinear" or node.op_type in LAYING | JOINING:
@@ -254,6 +257,22 @@ class Finder:
                 stored = Stored(str(value.name), self.tensors[str(value.name)].numpy(), (), numbers)
                 name, dtype = f"{value.name}/real", grid.scales.dtype
                 yield Read(name, ((k, at),), dtype, stored.held.shape, stored, (k,), inside=True)
+
+    def _cell(self, node: ir.Node) -> Iterator[Read]:
+        """Yields the two weights of a dynamically quantized cell, as LSTM reads them, if both can be written."""
+        k, found = self.number[node], list[Read]()
+        for slot, numbers in ((1, 8), (2, 10)):
+            value, (scale, point) = self._constant(_given(node, slot)), (_given(node, numbers + j) for j in (0, 1))
+            given = [None if v is None else self.tensors.get(str(v.name)) for v in (value, scale, point)]
+            if value is None or scale is None or any(t is None for t in given):
+                return
+            held, scales, points = (t.numpy() for t in given if t is not None)
+            owned = len(self.readers[str(scale.name)]) == 1
+            grid = Grid(frozenset({str(scale.name)}), scales, points, held.dtype, node, owned, simulated=False)
+            stored = Stored(str(value.name), held, (), grid, [Turned((0, 2, 1))])
+            shape = (held.shape[0], held.shape[2], held.shape[1])
+            found.append(Read(f"{value.name}/real", ((k, slot),), scales.dtype, shape, stored, (k,), inside=True))
+        yield from found
 
     def _along(self, way: list[ir.Node]) -> Stored | None:
         """Returns the constant that these nodes work on, one after the other; None where it can't be told back."""

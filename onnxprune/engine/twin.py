@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune.engine.coupling import Coupling, Place, Use
-from onnxprune.engine.reads import ROUNDING, Copy, Finder, Product, Read
+from onnxprune.engine.reads import CELL, ROUNDING, Copy, Finder, Product, Read
 from onnxprune.ops import Node, Unsupported, lookup
 from onnxprune.ops.linear import Linear
 
@@ -27,6 +27,7 @@ __all__ = ["as_read", "written"]
 REAL = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 QUANTIZED_ONLY = ("channels_last", "alpha")  # attributes that only the quantized operators have
 DOMAIN = "onnxprune.twin"
+PARAMETERS = 8  # of LSTM
 FUNCTIONS = 10  # the opset that has what their bodies need
 
 
@@ -55,8 +56,8 @@ class _Twin:
         reads = [read for read in reads if not read.inside or self._is_seen(read.readers[0])]
         for read in reads:
             self._put(read)
-        for k in self.views:
-            self._call(k)
+        for k in {k for read in reads if read.inside for k in read.readers}:
+            (self._call if k in self.views else self._run)(k)
         given = {v.name: v for v in (*self.model.graph.initializers.values(), *(n.outputs[0] for n in self.nodes))}
         for copy in copies:
             for node, slot in copy.places:
@@ -93,7 +94,7 @@ class _Twin:
         self.shapes[read.name], self.dtypes[read.name] = (read.shape, read.shape), read.dtype
         first, *others = self._uses_at(read.name, read.places)
         if read.inside:
-            self.inside[read.places[0]] = first
+            self.inside[read.places[0]] = self._turned(first) if self._is_cell(first.node) else first
         else:
             self.uses |= {k: [first] for k in read.around}
             self.uses[read.around[0]] = [first, *others]
@@ -107,6 +108,8 @@ class _Twin:
     def _is_seen(self, number: int) -> bool:
         """Returns whether a node that quantizes by itself is known as a matrix, and remembers it."""
         node = self.coupling.nodes[number]
+        if self._is_cell(number):
+            return True
         home = lookup(node)
         rule = home.linear.rule if home is not None else None
         with suppress(Unsupported):
@@ -119,6 +122,20 @@ class _Twin:
     def _version(self) -> int:
         imports = self.model.graph.opset_imports
         return imports.get("", imports.get("ai.onnx", 1))
+
+    def _is_cell(self, number: int) -> bool:
+        return self.coupling.nodes[number].op_type == CELL
+
+    def _turned(self, use: Use) -> Use:
+        """Returns the use of a cell's weight as LSTM reads it."""
+        old = self.coupling.uses_of.get(use.node, {}).get(use.slot)
+        return replace(use, arrays=() if old is None else tuple(a.swapaxes(1, 2) for a in old.arrays))
+
+    def _run(self, number: int) -> None:
+        """Puts an LSTM in the place of one that quantizes what it reads."""
+        old = self.nodes[number]
+        new = ir.Node("", "LSTM", old.inputs[:PARAMETERS], old.attributes.values(), num_outputs=len(old.outputs))
+        _put(self.nodes, number, new)
 
     def _call(self, number: int) -> None:
         """Puts the call of a function in the place of a node that quantizes by itself; inputs stay where they are."""
@@ -191,13 +208,14 @@ def _constant(tensor: ir.TensorProtocol | None = None) -> ir.Node:
 
 
 def _put(nodes: list[ir.Node], number: int, new: ir.Node) -> None:
-    """Puts a node, which makes a value of the same name, in the place of another one."""
+    """Puts a node, which makes values of the same names, in the place of another one."""
     old = nodes[number]
     assert old.graph is not None
-    name, made = old.outputs[0].name, new.outputs[0]
     new.name = old.name
-    old.outputs[0].replace_all_uses_with(made, replace_graph_outputs=True)
-    old.outputs[0].name, made.name = None, name
+    for value, made in zip(old.outputs, new.outputs, strict=False):
+        name = value.name
+        value.replace_all_uses_with(made, replace_graph_outputs=True)
+        value.name, made.name = None, name
     old.graph.insert_before(old, new)
     old.graph.remove(old, safe=True)
     nodes[number] = new
