@@ -78,7 +78,7 @@ class Read:
         stored: the weight.
         around: numbers of the nodes that make of it what is read, the last one first.
         product: set where a dynamically quantized product reads it.
-        inside: a node that quantizes by itself, or what it reads, reads it.
+        inside: a node reads it that quantizes by itself, what it reads or what it makes.
     """
 
     name: str

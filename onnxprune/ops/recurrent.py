@@ -34,7 +34,7 @@ STATE_ACTIVATIONS = {"LSTM": (1, 2), "GRU": (1,), "RNN": (0,)}
 @cells.coupling
 def couple_cells(op: Site) -> list[Tensor]:
     """Hidden unit h, of both directions at once, labels its rows of W, R and B in every gate, and R's columns."""
-    gates, (directions, _, hidden) = GATES[op.op], op.shape(2)
+    gates, hidden = GATES[op.op], op.shape(2)[2]
     if hidden == 1:
         raise Unsupported("a single hidden unit")
     unit = op.labels.fresh(1, hidden)
@@ -44,9 +44,8 @@ def couple_cells(op: Site) -> list[Tensor]:
     rows = np.tile(unit, (1, gates))
     time, batch = (1, 0) if op.attr("layout", 0) else (0, 1)
     x = op.tie(op[0], time, batch, why="a recurrent cell runs over it")
-    features = Tensor((1, 1, x.shape[2]), x.arrays, x.zero)
-    _meet(op, 1, rows[:, :, None], features)
-    _meet(op, 2, rows[:, :, None], Tensor((directions, 1, hidden), (unit[:, None, :],)))
+    _meet(op, 1, rows[:, :, None], *x.arrays)
+    _meet(op, 2, rows[:, :, None], unit[:, None, :])
     if op.get(3) is not None:
         _meet(op, 3, np.tile(unit, (1, 2 * gates)))
     if op.get(7) is not None:
@@ -61,16 +60,14 @@ def couple_cells(op: Site) -> list[Tensor]:
     return _outputs(op, unit, silent)
 
 
-def _meet(op: Site, slot: int, rows: Array, columns: Tensor | None = None) -> None:
-    """Ties parameter `slot` to `rows` over its axes 0 and 1, and to the labels of `columns` over its last axis."""
-    more = () if columns is None else columns.arrays
+def _meet(op: Site, slot: int, *arrays: Array) -> None:
+    """Ties parameter `slot` to labels, each array over the axes that it is longer than 1 on."""
     if slot in op.direct:
-        op.claims[slot] = (rows, *more)
+        op.claims[slot] = arrays
         return
     t = op[slot]
-    met = op.unify(t, Tensor((*rows.shape[:2], *(1,) * (len(t.shape) - 2)), (rows,)))
-    if columns is not None:
-        op.unify(met, columns)
+    for a in arrays:
+        t = op.unify(t, Tensor(a.shape, (a,)))
 
 
 def _stays_zero(op: Site) -> bool:
@@ -115,32 +112,22 @@ def couple_dynamic_cell(op: Site) -> list[Tensor]:
     rows = np.tile(unit, (1, GATES["LSTM"]))
     x = op.tie(in_range(op, op[0]), 0, 1, why="a recurrent cell runs over it")
     features = [a.ravel() for a in x.arrays if a.shape[2] > 1]
-    _meet_all(op, 1, rows[:, None, :], *(a[None, :, None] for a in features))
-    _meet_all(op, 2, rows[:, None, :], unit[:, :, None])
+    _meet(op, 1, rows[:, None, :], *(a[None, :, None] for a in features))
+    _meet(op, 2, rows[:, None, :], unit[:, :, None])
     for slot, labels in (*((1, a) for a in features), (2, unit.ravel())):
         pair_up(op, slot, labels)
     for slot in (8, 9, 10, 11):
         numbers = op.get(slot)
         if numbers is not None and len(numbers.shape) > 1 and numbers.shape[1] > 1:
-            _meet_all(op, slot, rows)
+            _meet(op, slot, rows)
     for slot, times in ((3, 2 * GATES["LSTM"]), (7, PEEPHOLES)):
         if op.get(slot) is not None:
-            _meet_all(op, slot, np.tile(unit, (1, times)))
+            _meet(op, slot, np.tile(unit, (1, times)))
     for slot in (5, 6):
         if op.get(slot) is not None:
             state = in_range(op, op[slot])
             op.unify(state, Tensor(state.shape, (unit[:, None],)))
     return _outputs(op, unit, True)
-
-
-def _meet_all(op: Site, slot: int, *arrays: Array) -> None:
-    """Ties parameter `slot` to labels, each array over the axes that it is longer than 1 on."""
-    if slot in op.direct:
-        op.claims[slot] = arrays
-        return
-    t = op[slot]
-    for a in arrays:
-        t = op.unify(t, Tensor(a.shape, (a,)))
 
 
 @dynamic_cell.sizes
