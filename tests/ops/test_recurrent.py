@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import onnx
 import pytest
 from hostile import floats, model_of, tensor
@@ -15,6 +18,7 @@ X = Data((7, 0, 4), (2,))
 STATE = Data((1, 0, 5), (2,))
 H = {"hidden_size": 5}
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+MS, DYNAMIC = "com.microsoft", "DynamicQuantizeLSTM"
 OUTPUTS = {"RNN": 2, "GRU": 2, "LSTM": 3}
 
 
@@ -22,6 +26,14 @@ def weights(op: str, directions: int = 1, *, bias: bool = True) -> tuple[Weight 
     g = GATES[op]
     b = Weight((directions, 10 * g)) if bias else None
     return Weight((directions, 5 * g, 4)), Weight((directions, 5 * g, 5)), b
+
+
+def dynamic(directions: int, *, each: bool) -> tuple[Any, ...]:
+    """Returns weights of eight bits with their scales and zero points, for each direction or for each column of it."""
+    shape = (directions, 20) if each else (directions,)
+    numbers = (np.full(shape, 0.02, np.float32), np.zeros(shape, np.int8))
+    held = Weight((directions, 4, 20), dtype="int8"), Weight((directions, 5, 20), dtype="int8")
+    return *held, Weight((directions, 40)), None, None, None, None, *numbers, *numbers
 
 
 def both(op: str) -> tuple[Weight | None, ...]:
@@ -40,6 +52,20 @@ ROWS = [
     *(Case(op, (X, *weights(op), Feed((0,), 8, 1, "int32")), H, units=(4, 5), why="lengths") for op in GATES),
     *(Case(op, (X, *weights(op)), {**H, "clip": 0.7}, units=(4, 5)) for op in GATES),
     Case("LSTM", (X, *weights("LSTM"), None, STATE, STATE), H, outputs=3, units=(4, 5)),
+    Case(DYNAMIC, (X, *dynamic(1, each=False)), H, 17, MS, outputs=3, units=(4, 5)),
+    Case(
+        DYNAMIC, (X, *dynamic(2, each=True)), {**H, "direction": "bidirectional"}, 17, MS, units=(4, 5), why="columns"
+    ),
+    Case(
+        DYNAMIC,
+        (Data((7, 0, 4), (2,), ("Sigmoid",)), *dynamic(1, each=True)),
+        H,
+        17,
+        MS,
+        units=(5,),
+        why="what enters counts for the range",
+    ),
+    Case(DYNAMIC, (X, *dynamic(1, each=False)), {**H, "activations": ["Sigmoid"] * 3}, 17, MS, units=(), why="f(0)"),
     Case("LSTM", (X, *weights("LSTM"), None, None, None, Weight((1, 15))), H, units=(4, 5), why="peepholes"),
     Case(
         "LSTM",
