@@ -93,7 +93,7 @@ class Limit:
         """Returns what is left, as a limit that would just hold."""
         if self.relative and not full:
             return f"{self.kind}=1 (of a model that has none)"
-        number = math.ceil(1e4 * left / max(full, 1e-30)) / 1e4 if self.relative else math.ceil(left * 100) / 100
+        number = math.ceil(1e4 * left / full) / 1e4 if self.relative else math.ceil(left * 100) / 100
         return str(replace(self, at_most=number))
 
 
@@ -147,5 +147,4 @@ class Budget:
         full = self.full[limit.kind]
         if limit.relative and not full:
             return 1 / limit.at_most - 1  # nothing can become less
-        allowed = limit.allowed(full)
-        return left / allowed - 1 if allowed > 0 else float(left > 0)
+        return left / limit.allowed(full) - 1

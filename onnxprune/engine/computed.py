@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxprune.engine.reads import JOINING, LAYING
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.constants import Constants, constants, is_constant
+from onnxprune.graph.constants import Constants, constants, is_constant, reads_only
 from onnxprune.graph.dependence import draws, subgraphs
 from onnxprune.graph.edit import add_constant
 from onnxprune.graph.partial import run_nodes
@@ -64,10 +64,13 @@ def _made(model: ir.Model, given: Constants) -> dict[str, ir.Node]:
     """Returns the nodes that read constants alone, or what such nodes make, by what they make; in node order."""
     made: dict[str, ir.Node] = {}
     for node in model.graph:
-        read = [v.name for v in node.inputs if v is not None and v.name]
-        alone = bool(read) and all(name in given or name in made for name in read)
         known = node.op_identifier() not in model.functions and not any(True for _ in subgraphs(node))
-        if alone and known and node.op_type != "DequantizeLinear" and not draws(node, model.functions):
+        if (
+            reads_only(node, given, made)
+            and known
+            and node.op_type != "DequantizeLinear"
+            and not draws(node, model.functions)
+        ):
             made |= {str(v.name): node for v in node.outputs if v.name}
     return made
 

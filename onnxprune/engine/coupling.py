@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxprune.engine.labels import Array, Labels, Reason, settle
 from onnxprune.engine.tensors import Tensor, Verbs, leaf
-from onnxprune.graph.constants import constants, is_constant
+from onnxprune.graph.constants import constants, is_constant, reads_only
 from onnxprune.graph.dependence import captured, subgraphs
 from onnxprune.graph.flat import Flat
 from onnxprune.graph.trace import Trace
@@ -91,6 +91,12 @@ class Coupling:
     def nodes(self) -> list[ir.Node]:
         """The nodes of the graph, in order."""
         return list(self.model.graph)
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators."""
+        imports = self.model.graph.opset_imports
+        return imports.get("", imports.get("ai.onnx", 1))
 
     def where(self, index: int) -> str:
         """Returns what a node is called in reasons and notes: its name, or its number where it has none."""
@@ -202,7 +208,7 @@ class _Walk:
             self.computed |= {v.name for v in node.outputs if v.name in self.trace.static}
         else:
             inputs = [self._select(index, node, slot, t) for slot, t in enumerate(inputs)]
-        version = self.graph.opset_imports.get(node.domain, 1) if node.domain not in ("", "ai.onnx") else self._opset()
+        version = self.graph.opset_imports.get(node.domain, 1) if node.domain not in ("", "ai.onnx") else self.out.opset
         site = Site(node, version, self.trace, self.out.labels, inputs, where, self.approximate)
         site.direct = frozenset(
             k
@@ -234,8 +240,7 @@ class _Walk:
         """Returns whether a node reads nothing but constants and what is known to be computed from them alone."""
         if node.op_type == "DequantizeLinear":  # runtimes fuse it with its reader, which a node between would prevent
             return False
-        given = [v.name for v in node.inputs if v is not None and v.name]
-        return bool(given) and all(name in self.constants or name in known for name in given)
+        return reads_only(node, self.constants, known)
 
     def _whole(self) -> set[str]:
         """Returns the values, computed from constants alone, that are read only where they must not become zero.
@@ -295,10 +300,6 @@ class _Walk:
             self.out.selected.append(self.selected[name])
         self.selected[name].readers.append((index, slot))
         return self.selected[name].tensor
-
-    def _opset(self) -> int:
-        imports = self.graph.opset_imports
-        return imports.get("", imports.get("ai.onnx", 1))
 
     def _apply(self, site: Site, where: str) -> list[Tensor | None]:
         """Returns the labelled outputs: by the rule, or as a barrier where there is none or it does not fit."""

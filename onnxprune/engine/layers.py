@@ -157,7 +157,7 @@ class _Finder:
         rule = home.linear.rule if home is not None else None
         known = self.coupling.views.get(index)
         try:
-            found = rule(Node(node, self._version, self.coupling.trace)) if known is None and rule else known
+            found = rule(Node(node, self.coupling.opset, self.coupling.trace)) if known is None and rule else known
         except Unsupported:
             return []
         views = found if isinstance(found, tuple) else (found,)
@@ -204,11 +204,6 @@ class _Finder:
             cells = np.arange(directions * 2 * outs).reshape(directions, 2, outs)[:, int(state)].reshape(-1)
             bias = Bias(index, 3, str(given.name), shape, cells)
         return Layer(index, read, read, view, use, features, rows, bias, np.ones(directions * outs), None, fixed)
-
-    @cached_property
-    def _version(self) -> int:
-        imports = self.coupling.model.graph.opset_imports
-        return imports.get("", imports.get("ai.onnx", 1))
 
     def _is_given(self, index: int, slot: int) -> bool:
         """Returns whether an input is a constant."""

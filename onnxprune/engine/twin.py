@@ -113,15 +113,10 @@ class _Twin:
         home = lookup(node)
         rule = home.linear.rule if home is not None else None
         with suppress(Unsupported):
-            view = rule(Node(node, self._version, self.coupling.trace)) if rule is not None else None
-            if view is not None and self._version >= FUNCTIONS:
+            view = rule(Node(node, self.coupling.opset, self.coupling.trace)) if rule is not None else None
+            if view is not None and self.coupling.opset >= FUNCTIONS:
                 self.views[number] = view
         return number in self.views
-
-    @property
-    def _version(self) -> int:
-        imports = self.model.graph.opset_imports
-        return imports.get("", imports.get("ai.onnx", 1))
 
     def _is_cell(self, number: int) -> bool:
         return self.coupling.nodes[number].op_type == CELL
@@ -140,7 +135,7 @@ class _Twin:
     def _call(self, number: int) -> None:
         """Puts the call of a function in the place of a node that quantizes by itself; inputs stay where they are."""
         old, graph = self.nodes[number], self.model.graph
-        function = ir.from_proto(_in_reals(old, f"call_{number}", self._version))
+        function = ir.from_proto(_in_reals(old, f"call_{number}", self.coupling.opset))
         assert isinstance(function, ir.Function)
         self.model.functions[function.identifier()] = function
         graph.opset_imports[DOMAIN] = 1

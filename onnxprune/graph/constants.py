@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import onnx_ir as ir
 
 Constants = dict[str, ir.TensorProtocol]
@@ -10,6 +12,12 @@ Constants = dict[str, ir.TensorProtocol]
 def is_constant(node: ir.Node) -> bool:
     """Returns whether a node is ONNX's Constant."""
     return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+
+
+def reads_only(node: ir.Node, given: Container[str], known: Container[str]) -> bool:
+    """Returns whether a node reads something, and nothing but what is in one of two sets of names."""
+    read = [v.name for v in node.inputs if v is not None and v.name]
+    return bool(read) and all(name in given or name in known for name in read)
 
 
 def constants(graph: ir.Graph) -> Constants:

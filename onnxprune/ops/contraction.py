@@ -54,7 +54,7 @@ class LinearContraction:
 
     def places(self, shape: Shape, share: float, rng: np.random.Generator) -> np.ndarray:
         """Returns rows of the result."""
-        sizes = [n for c, n in zip(self.terms[2], shape, strict=True) if c in self.rows]
+        sizes = [shape[self.terms[2].index(c)] for c in self.rows]
         count = int(np.prod(sizes, dtype=int))
         least = min(count, sizes[0] if len(sizes) > 1 else 1)
         return np.sort(rng.choice(count, max(least, round(share * count)), replace=False))
@@ -69,7 +69,7 @@ class LinearContraction:
 
     def _turned(self, x: np.ndarray, term: str, first: str, second: str) -> np.ndarray:
         """Returns an array as three axes: two sets of letters, and what is left of its own."""
-        last = [c for c in (self.outs if term == self.terms[2] else self.features) if c in term]
+        last = self.outs if term == self.terms[2] else self.features
         sizes = [int(np.prod([x.shape[term.index(c)] for c in part], dtype=int)) for part in (first, second, last)]
         return x.transpose([term.index(c) for c in (*first, *second, *last)]).reshape(sizes)
 

@@ -37,19 +37,12 @@ def couple_cells(op: Site) -> list[Tensor]:
     gates, hidden = GATES[op.op], op.shape(2)[2]
     if hidden == 1:
         raise Unsupported("a single hidden unit")
-    unit = op.labels.fresh(1, hidden)
-    op.remember(unit)
-    op.produce(unit)
-    op.contracted += [unit, *op[0].arrays]
+    unit = _units(op, hidden, gates)
     rows = np.tile(unit, (1, gates))
     time, batch = (1, 0) if op.attr("layout", 0) else (0, 1)
     x = op.tie(op[0], time, batch, why="a recurrent cell runs over it")
     _meet(op, 1, rows[:, :, None], *x.arrays)
     _meet(op, 2, rows[:, :, None], unit[:, None, :])
-    if op.get(3) is not None:
-        _meet(op, 3, np.tile(unit, (1, 2 * gates)))
-    if op.get(7) is not None:
-        _meet(op, 7, np.tile(unit, (1, PEEPHOLES)))
     silent = _stays_zero(op)
     for slot in (5, 6):
         state = op.get(slot)
@@ -58,6 +51,18 @@ def couple_cells(op: Site) -> list[Tensor]:
             where = unit[None] if op.attr("layout", 0) else unit[:, None]
             op.unify(state, Tensor(state.shape, (where,)))
     return _outputs(op, unit, silent)
+
+
+def _units(op: Site, hidden: int, gates: int) -> Array:
+    """Returns new labels of hidden units (1, hidden), which biases and peepholes have too."""
+    unit = op.labels.fresh(1, hidden)
+    op.remember(unit)
+    op.produce(unit)
+    op.contracted += [unit, *op[0].arrays]
+    for slot, times in ((3, 2 * gates), (7, PEEPHOLES)):
+        if op.get(slot) is not None:
+            _meet(op, slot, np.tile(unit, (1, times)))
+    return unit
 
 
 def _meet(op: Site, slot: int, *arrays: Array) -> None:
@@ -105,10 +110,7 @@ def couple_dynamic_cell(op: Site) -> list[Tensor]:
     hidden = op.shape(2)[1]
     if hidden == 1 or not _stays_zero(op):
         raise Unsupported("its states are quantized by a range that cut units would count for")
-    unit = op.labels.fresh(1, hidden)
-    op.remember(unit)
-    op.produce(unit)
-    op.contracted += [unit, *op[0].arrays]
+    unit = _units(op, hidden, GATES["LSTM"])
     rows = np.tile(unit, (1, GATES["LSTM"]))
     x = op.tie(in_range(op, op[0]), 0, 1, why="a recurrent cell runs over it")
     features = [a.ravel() for a in x.arrays if a.shape[2] > 1]
@@ -120,9 +122,6 @@ def couple_dynamic_cell(op: Site) -> list[Tensor]:
         numbers = op.get(slot)
         if numbers is not None and len(numbers.shape) > 1 and numbers.shape[1] > 1:
             _meet(op, slot, rows)
-    for slot, times in ((3, 2 * GATES["LSTM"]), (7, PEEPHOLES)):
-        if op.get(slot) is not None:
-            _meet(op, slot, np.tile(unit, (1, times)))
     for slot in (5, 6):
         if op.get(slot) is not None:
             state = in_range(op, op[slot])
@@ -131,18 +130,10 @@ def couple_dynamic_cell(op: Site) -> list[Tensor]:
 
 
 @dynamic_cell.sizes
-def size_dynamic_cell(op: Sized) -> Iterable[Need]:
-    """`hidden_size` is the number of living units."""
-    if op.attr("hidden_size") is None:
-        raise Unsupported("no hidden_size is given")
-    if op.attr("hidden_size") != op.new(2)[1]:
-        yield Need("hidden_size", op.new(2)[1])
-
-
 @cells.sizes
 def size_cells(op: Sized) -> Iterable[Need]:
     """`hidden_size` is the number of living units."""
-    hidden = op.new(2)[2]
+    hidden = min(op.new(2)[1:])  # the other axis holds it once for each gate
     if op.attr("hidden_size") is None:
         raise Unsupported("no hidden_size is given")
     if op.attr("hidden_size") != hidden:

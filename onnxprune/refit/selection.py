@@ -82,22 +82,20 @@ class Selection:
             if not count:
                 continue
             own = [p for p in found if g in self.groups_of(p.units)]
-            if choose and self.is_told(g, readers[g], own, layers):
-                alone = not own and len(readers[g]) == 1 and not layers[readers[g][0]].recurs
-                if not own and not alone:
-                    stops.update(readers[g])
-                if alone:
-                    self.late.setdefault(readers[g][0], []).append(g)
-                elif self.planned is not None:
-                    self.follow(g)
-                elif own:
-                    paired[g] = own[0]
-                elif self.known is not None and g in self.known:
-                    self.cut(g, self.known[g][:count], self.known[g])
-                else:
-                    waiting[g] = readers[g]
+            told = choose and self.is_told(g, readers[g], own, layers)
+            alone = not own and len(readers[g]) == 1 and not layers[readers[g][0]].recurs
+            if told and not own and not alone:
+                stops.update(readers[g])
+            if told and alone:
+                self.late.setdefault(readers[g][0], []).append(g)
             elif self.planned is not None:
                 self.follow(g)
+            elif told and own:
+                paired[g] = own[0]
+            elif told and self.known is not None and g in self.known:
+                self.cut(g, self.known[g][:count], self.known[g])
+            elif told:
+                waiting[g] = readers[g]
             else:
                 order = np.argsort(self.scores[g], kind="stable")
                 self.cut(g, order[:count], order)
