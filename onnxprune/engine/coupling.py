@@ -103,6 +103,12 @@ class Coupling:
         return self.nodes[index].name or f"#{index}"
 
     @cached_property
+    def read_elsewhere(self) -> frozenset[str]:
+        """The values that anything but nodes of the graph reads: whoever runs the model, and bodies of nodes."""
+        inside = (name for node in self.nodes for g in subgraphs(node) for name in captured(g))
+        return frozenset((*inside, *(str(v.name) for v in self.model.graph.outputs)))
+
+    @cached_property
     def readers(self) -> dict[str, list[Place]]:
         """Where each value is read by nodes of the graph."""
         found: dict[str, list[Place]] = {}

@@ -17,6 +17,7 @@ def elementwise(*names: str, zero: Zero, domain: str = "") -> Operator:
     """Registers elementwise operators; `zero` says when a cut slot of the result is exactly zero."""
     home = operator(*names, domain=domain, doc=f"elementwise: all indices that meet are tied; zero slots: {zero}")
     home.coupling(lambda op: op.unify(*op.given(), zero=zero))
+    home.pointwise = True
     return home
 
 
@@ -61,6 +62,8 @@ where = operator("Where", doc="elementwise; a cut slot is zero if it is in both 
 clip = operator("Clip", doc="elementwise; a cut slot stays zero if 0 lies inside the bounds")
 shrink = operator("Shrink", doc="elementwise; a cut slot stays zero if 0 lies inside the threshold")
 dropout = operator("Dropout", doc="elementwise on data and mask")
+for home in (div, infinite, extreme, like, pow_, where, clip, shrink, dropout):
+    home.pointwise = True
 
 
 def freeze_zero_axes(op: Site, t: Tensor, why: str) -> None:

@@ -34,6 +34,8 @@ SAFE = 64  # two products of a byte with weights up to this fit into 16 bits
 LINEAR = "elementwise with scale and zero point of the axis, or with those of whole blocks"
 dequantize = [operator("DequantizeLinear", domain=d, quantized={0: Quantized(1, 2)}, doc=LINEAR) for d in ("", MS)]
 quantize = [operator("QuantizeLinear", domain=d, quantized={OUT: Quantized(1, 2)}, doc=LINEAR) for d in ("", MS)]
+for home in (*dequantize, *quantize):
+    home.pointwise = True
 dynamic_quantize = operator(
     "DynamicQuantizeLinear",
     quantized={OUT: Quantized(~1, ~2)},

@@ -297,6 +297,7 @@ class Operator:
         self.quantized = dict(quantized or {})
         self.scale_slots: frozenset[int] = frozenset()  # inputs that scale channels of unit variance
         self.nonzero_slots: frozenset[int] = frozenset()  # inputs that must not become zero, as divisors
+        self.pointwise = False  # makes of each number another one, perhaps by parameters of its channel
         what = "/".join(names)
         self.coupling: Slot[Callable[[Site], Output]] = Slot(f"coupling of {what}")
         self.macs: Slot[MacsRule] = Slot(f"MACs of {what}")

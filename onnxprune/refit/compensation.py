@@ -27,6 +27,7 @@ from onnxprune.engine.units import Units
 from onnxprune.graph.constants import constants
 from onnxprune.graph.edit import add_constant, replace_constant
 from onnxprune.ops.zero_points import blank
+from onnxprune.refit.activated import toward_activation
 from onnxprune.refit.gathering import bias_of, gather
 from onnxprune.refit.moments import Bools, Floats, Moments, refit_safely
 from onnxprune.refit.realign import realigned
@@ -211,6 +212,8 @@ class _Walk:
         if ridge is None and ridges:
             name = self.coupling.nodes[layer.index].name or layer.use.name
             self.out.notes.append(f"{name}: a refit did no better than the old weights")
+        found = w, b, ridge
+        w, b = toward_activation(layer, self.pruned, self.dense, self.seed, found, w0, keep, (fit, check))
         w = np.where(layer.fixed[:, :, None], np.where(keep[:, None, :], w0, 0), w)
         return w, np.where(layer.fixed | (layer.bias is None), b0, b)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from onnxprune.engine.frontier import Frontier
@@ -16,6 +19,28 @@ CHECK_EVERY = 8  # one batch in so many is held out to choose the ridge
 MOST_FEATURES = 8192  # of which products are formed
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of a layer.
+
+    Attributes:
+        p: (g, n, f) inputs.
+        t: (g, n, o) targets.
+        other: (g, n, o) of the branch that is added, in the network that is refitted; None where there is none.
+        held: they are held out.
+    """
+
+    p: np.ndarray
+    t: np.ndarray
+    other: np.ndarray | None
+    held: bool = False
+
+    def part(self, which: slice, *, held: bool) -> Rows:
+        """Returns some of the rows."""
+        other = None if self.other is None else self.other[:, which]
+        return Rows(self.p[:, which], self.t[:, which], other, held)
+
+
 def gather(layer: Layer, seen: Frontier, truth: Frontier, seed: int) -> tuple[Moments, Moments]:
     """Returns moments to fit and to check: inputs as `seen`, targets of `truth` less the other branch's error.
 
@@ -27,19 +52,34 @@ def gather(layer: Layer, seen: Frontier, truth: Frontier, seed: int) -> tuple[Mo
     """
     g, o, f = layer.view.matrix(np.empty(layer.use.shape, bool)).shape
     fit, check = (Moments.empty(g, f, o, products=f <= MOST_FEATURES) for _ in range(2))
+    for rows in sampled(layer, seen, truth, seed, MOST_ROWS):
+        (check if rows.held else fit).add(rows.p, rows.t)
+    return fit, check
+
+
+def sampled(layer: Layer, seen: Frontier, truth: Frontier, seed: int, most: int) -> Iterator[Rows]:
+    """Yields rows of a layer, batch by batch, an eighth of them held out; see `gather`.
+
+    Args:
+        layer: see `gather`.
+        seen: see `gather`.
+        truth: see `gather`.
+        seed: see `gather`.
+        most: of rows altogether.
+    """
+    features = layer.view.matrix(np.empty(layer.use.shape, bool)).shape[2]
     seen = truth if layer.recurs else seen
     count = len(seen.values)
     for k in range(count):
         rng = np.random.default_rng([seed, layer.index, k])
-        p, t = _rows(layer, seen, truth, k, _share(layer, truth, k, f), rng)
+        rows = _rows(layer, seen, truth, k, _share(layer, truth, k, features, most), rng)
         if count == 1:
-            half = max(1, p.shape[1] // CHECK_EVERY)
-            check.add(p[:, :half], t[:, :half])
-            fit.add(p[:, half:], t[:, half:])
+            half = max(1, rows.p.shape[1] // CHECK_EVERY)
+            yield rows.part(slice(half), held=True)
+            yield rows.part(slice(half, None), held=False)
         else:
             held = k % CHECK_EVERY == CHECK_EVERY - 1 or (count < CHECK_EVERY and k == count - 1)
-            (check if held else fit).add(p, t)
-    return fit, check
+            yield replace(rows, held=held)
 
 
 def bias_of(layer: Layer, frontier: Frontier) -> np.ndarray:
@@ -52,10 +92,8 @@ def bias_of(layer: Layer, frontier: Frontier) -> np.ndarray:
     return part.reshape(groups, outputs).astype(np.float64)
 
 
-def _rows(
-    layer: Layer, seen: Frontier, truth: Frontier, k: int, share: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (g, n, f) inputs and (g, n, o) targets of batch k at sampled places."""
+def _rows(layer: Layer, seen: Frontier, truth: Frontier, k: int, share: float, rng: np.random.Generator) -> Rows:
+    """Returns rows of batch k at sampled places."""
     view, y = layer.view, truth.values[k][layer.output]
     places = view.places(y.shape, share, rng)
     patches = np.ascontiguousarray(view.patches(seen.values[k][layer.input], places), np.float32)
@@ -65,18 +103,21 @@ def _rows(
         target = right @ weight.transpose(0, 2, 1)
     else:
         target = view.outputs(y, places)
+    other = None
     if layer.other is not None and seen is not truth:
-        wrong = (truth.values[k][layer.other.name] - seen.values[k][layer.other.name]) / layer.other.factor
+        mine = seen.values[k][layer.other.name]
+        wrong = (truth.values[k][layer.other.name] - mine) / layer.other.factor
         target = target + view.outputs(np.broadcast_to(wrong, y.shape), places)
+        other = view.outputs(mine, places)
     if layer.direct or (layer.bias is not None and layer.bias.node != layer.index):  # added behind the node
         target = target + bias_of(layer, truth)[:, None, :]
-    return patches, np.ascontiguousarray(target, np.float32)
+    return Rows(patches, np.ascontiguousarray(target, np.float32), other)
 
 
-def _share(layer: Layer, truth: Frontier, k: int, features: int) -> float:
+def _share(layer: Layer, truth: Frontier, k: int, features: int, most: int) -> float:
     """Returns the share of places to look at: enough rows for the features, no more than needed."""
     rows = float(_count(layer.view, truth.values[k][layer.output].shape)) * len(truth.values)
-    aim = min(max(SHARE * rows, LEAST_ROWS * features), MOST_ROWS)
+    aim = min(max(SHARE * rows, LEAST_ROWS * features), most)
     return min(1.0, aim / rows)
 
 

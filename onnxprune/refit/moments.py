@@ -132,18 +132,18 @@ class Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept:
+class Kept:
     """Which features stay: (g, k) places, and whether each counts (groups may keep different numbers)."""
 
     features: npt.NDArray[np.intp]
     there: Bools
 
     @staticmethod
-    def of(keep: Bools) -> _Kept:
+    def of(keep: Bools) -> Kept:
         """Returns the places where `keep` (g, f) is set."""
         most = int(keep.sum(axis=1).max(initial=0))
         features = np.sort(np.argsort(~keep, axis=1, kind="stable")[:, :most], axis=1)
-        return _Kept(features, np.take_along_axis(keep, features, 1))
+        return Kept(features, np.take_along_axis(keep, features, 1))
 
     def take(self, w: Floats) -> Floats:
         """Returns the weights (g, o, k) of these features, zeros where one doesn't count."""
@@ -157,7 +157,7 @@ class _Kept:
         return full
 
 
-class _Fit:
+class Fit:
     """The normal equations of a layer around its old weights."""
 
     def __init__(self, m: Moments, w0: Floats, there: Bools) -> None:
@@ -174,14 +174,22 @@ class _Fit:
 
     def at(self, ridge: float) -> Floats:
         """Returns the weights (g, o, f) for a ridge; raises LinAlgError where there are none."""
+        return self.w0 + self._solved(self.left, ridge)
+
+    def moved(self, w: Floats, slope: Floats, ridge: float) -> Floats:
+        """Returns weights from which the products of inputs lead on along a slope (g, o, f), less the ridge's pull."""
+        pull = ridge * self.level[:, None, None] * (w - self.w0)
+        return w + self._solved(slope - pull, ridge)
+
+    def _solved(self, left: Floats, ridge: float) -> Floats:
         diagonal = np.einsum("gff->gf", self.h)
         old = diagonal.copy()
         diagonal += ridge * self.level[:, None]
         try:
-            moved: Floats = np.linalg.solve(self.h, self.left.transpose(0, 2, 1)).transpose(0, 2, 1)
+            found: Floats = np.linalg.solve(self.h, left.transpose(0, 2, 1)).transpose(0, 2, 1)
         finally:
             diagonal[...] = old
-        return self.w0 + moved
+        return found
 
 
 def _mean_left(m: Moments, w: Floats) -> Floats:
@@ -202,9 +210,9 @@ def refit(m: Moments, w0: Floats, keep: Bools, ridge: float) -> tuple[Floats, Fl
         keep: (g, f) whether a feature is there.
         ridge: lambda.
     """
-    kept = _Kept.of(keep)
+    kept = Kept.of(keep)
     few = m.of(kept.features)
-    w = _Fit(few, kept.take(w0), kept.there).at(ridge)
+    w = Fit(few, kept.take(w0), kept.there).at(ridge)
     return kept.put(w, w0.shape), _mean_left(few, w)
 
 
@@ -217,7 +225,7 @@ def refit_safely(
     up for the means. What was found best is done again on all moments. Errors count by the gain of their output (g, o).
     Without products of inputs the bias makes up for the means.
     """
-    kept = _Kept.of(keep)
+    kept = Kept.of(keep)
     old = kept.take(w0)
     fit, check = fit.of(kept.features), check.of(kept.features)
     if not fit.products:
@@ -229,7 +237,7 @@ def refit_safely(
     best, chosen, mended = error(old, b0), None, False
     if (loss := error(old, _mean_left(fit, old))) < best:
         best, mended = loss, True
-    solver = _Fit(fit, old, kept.there)
+    solver = Fit(fit, old, kept.there)
     for ridge in ridges:
         try:
             w = solver.at(ridge)
@@ -239,6 +247,6 @@ def refit_safely(
             best, chosen = loss, ridge
     del solver
     both = fit + check
-    w = old if chosen is None else _Fit(both, old, kept.there).at(chosen)
+    w = old if chosen is None else Fit(both, old, kept.there).at(chosen)
     b = b0 if chosen is None and not mended else _mean_left(both, w)
     return kept.put(w, w0.shape), b, chosen
