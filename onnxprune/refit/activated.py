@@ -25,7 +25,7 @@ from onnxprune.refit.moments import Bools, Fit, Floats, Kept, Moments
 
 STEPS = 3
 MOST_ROWS = 1 << 15
-MOST_NUMBERS = 1 << 26  # that are held at a time
+MOST_NUMBERS = 1 << 25  # that are held at a time
 RESULTS = 6  # numbers for each output of a row
 MOST_FEATURES = 2048  # that are kept
 

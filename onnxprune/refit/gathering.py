@@ -14,6 +14,8 @@ from onnxprune.refit.moments import Moments
 
 SHARE = 0.25  # of the positions of a convolution or sequence
 LEAST_ROWS = 24  # rows for each feature that are aimed at, if there are as many
+ENOUGH_ROWS = 96  # the same where their products cost next to nothing
+CHEAP = 1 << 35  # multiplications
 MOST_ROWS = 1 << 17
 CHECK_EVERY = 8  # one batch in so many is held out to choose the ridge
 MOST_FEATURES = 8192  # of which products are formed
@@ -42,14 +44,7 @@ class Rows:
 
 
 def gather(layer: Layer, seen: Frontier, truth: Frontier, seed: int) -> tuple[Moments, Moments]:
-    """Returns moments to fit and to check: inputs as `seen`, targets of `truth` less the other branch's error.
-
-    Args:
-        layer: both networks have been run up to it, the one for targets behind it too.
-        seen: the network whose layer is refitted.
-        truth: the dense network.
-        seed: of the sampled positions.
-    """
+    """Returns moments to fit and to check, of as many rows as are worth it; for what is given see `sampled`."""
     g, o, f = layer.view.matrix(np.empty(layer.use.shape, bool)).shape
     fit, check = (Moments.empty(g, f, o, products=f <= MOST_FEATURES) for _ in range(2))
     for rows in sampled(layer, seen, truth, seed, MOST_ROWS):
@@ -58,14 +53,14 @@ def gather(layer: Layer, seen: Frontier, truth: Frontier, seed: int) -> tuple[Mo
 
 
 def sampled(layer: Layer, seen: Frontier, truth: Frontier, seed: int, most: int) -> Iterator[Rows]:
-    """Yields rows of a layer, batch by batch, an eighth of them held out; see `gather`.
+    """Yields rows batch by batch: inputs as `seen`, targets of `truth` less the other branch's error.
 
     Args:
-        layer: see `gather`.
-        seen: see `gather`.
-        truth: see `gather`.
-        seed: see `gather`.
-        most: of rows altogether.
+        layer: both networks have been run up to it, the one for targets behind it too.
+        seen: the network whose layer is refitted.
+        truth: the dense network.
+        seed: of the sampled positions.
+        most: how many rows there may be altogether.
     """
     features = layer.view.matrix(np.empty(layer.use.shape, bool)).shape[2]
     seen = truth if layer.recurs else seen
@@ -108,7 +103,7 @@ def _rows(layer: Layer, seen: Frontier, truth: Frontier, k: int, share: float, r
         mine = seen.values[k][layer.other.name]
         wrong = (truth.values[k][layer.other.name] - mine) / layer.other.factor
         target = target + view.outputs(np.broadcast_to(wrong, y.shape), places)
-        other = view.outputs(mine, places)
+        other = view.outputs(np.broadcast_to(mine, y.shape), places)
     if layer.direct or (layer.bias is not None and layer.bias.node != layer.index):  # added behind the node
         target = target + bias_of(layer, truth)[:, None, :]
     return Rows(patches, np.ascontiguousarray(target, np.float32), other)
@@ -117,7 +112,8 @@ def _rows(layer: Layer, seen: Frontier, truth: Frontier, k: int, share: float, r
 def _share(layer: Layer, truth: Frontier, k: int, features: int, most: int) -> float:
     """Returns the share of places to look at: enough rows for the features, no more than needed."""
     rows = float(_count(layer.view, truth.values[k][layer.output].shape)) * len(truth.values)
-    aim = min(max(SHARE * rows, LEAST_ROWS * features), most)
+    enough = min(ENOUGH_ROWS * features, CHEAP // max(features, 1) ** 2)
+    aim = min(max(SHARE * rows, LEAST_ROWS * features, enough), most)
     return min(1.0, aim / rows)
 
 
