@@ -74,7 +74,8 @@ def mend(
         ranked = rank_by_weights(units, options.criterion, options.seed)
     elif by_rank:
         ranked, told = rank_by_data(units, options.criterion or "", counts, batches, providers, options.seed, tell)
-    for first in (True, False) if by_loss or by_rank else (False,):
+    by_data = by_loss or by_rank
+    for first in (True, False) if by_data else (False,):
         scores = ranked if first else keep_choice
         if options.mode == "none" and not (by_loss and first):
             found = Compensated(least_important(units, scores, counts))
@@ -90,7 +91,7 @@ def mend(
                 seed=options.seed,
                 align=made_up,
                 known=known if first else None,
-                planned=None if by_loss and first else chosen.cutting.dead,
+                planned=None if by_data and first else chosen.cutting.dead,
                 progress=tell,
             )
         mended = Cutting(apply(units, found), found.dead)

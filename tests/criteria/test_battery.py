@@ -121,6 +121,12 @@ def test_the_same_units_go_in_any_order(name: str, seed: int) -> None:
     assert found["w2"] == expected["w2"] and found["w3"] == expected["w3"]
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "obs"])
+def test_a_refit_of_the_rest_cuts_the_same_units(name: str) -> None:
+    chosen, refitted = (cut_of(pruned(name, Net(), compensate=mode)) for mode in ("none", "lstsq"))
+    assert chosen == refitted
+
+
 @everyone
 def test_the_same_units_go_at_any_scale(name: str) -> None:
     net = Net()
