@@ -42,23 +42,25 @@ def used(nodes: list[onnx.NodeProto], given: dict[str, np.ndarray]) -> list[tupl
     return [(name, v) for name, v in given.items() if name in read]
 
 
-def model_of(behind: list[Node], outputs: list[str]) -> onnx.ModelProto:
-    """Returns a convolution of x (n, 4, 6, 6) to y (n, 6, 6, 6) with nodes behind it; so is `before`, before it."""
-    nodes = [helper.make_node("Conv", ["x", "w"], [name], name, pads=[1] * 4) for name in ("before", "y")]
-    nodes += [helper.make_node(op, ins.split(), [out], out) for op, ins, out in behind]
+def model_of(
+    layers: list[onnx.NodeProto], behind: list[Node], outputs: list[str], given: dict[str, np.ndarray]
+) -> onnx.ModelProto:
+    """Returns a model of x (n, 4, 6, 6): layers, one of which makes y (n, 6, 6, 6), and the nodes behind it."""
+    nodes = [*layers, *(helper.make_node(op, ins.split(), [out], out) for op, ins, out in behind)]
     graph = helper.make_graph(
         nodes,
         "net",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 6, 6])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(v.astype(np.float32), name) for name, v in used(nodes, CONSTANTS)],
+        [numpy_helper.from_array(v.astype(np.float32), name) for name, v in used(nodes, given)],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
 def behind(nodes: list[Node], outputs: list[str]) -> list[str]:
     """Returns the names of the nodes that are found behind y."""
-    source = ir.from_proto(model_of(nodes, outputs))
+    layers = [helper.make_node("Conv", ["x", "w"], [name], name, pads=[1] * 4) for name in ("before", "y")]
+    source = ir.from_proto(model_of(layers, nodes, outputs, CONSTANTS))
     coupling = couple(source, trace(source, seed=0, providers=provider_names(())))
     layer = next(x for x in find_layers(coupling) if x.output == "y")
     return [str(coupling.nodes[k].name) for k in activation_behind(coupling, layer)]
@@ -125,15 +127,7 @@ def network(nodes: list[Node]) -> onnx.ModelProto:
     make = helper.make_node
     before = [make("Conv", ["x", "w0"], ["c"], pads=[1] * 4), make("Relu", ["c"], ["h"])]
     before += [make("Conv", ["x", "wb"], ["before"]), make("Conv", ["h", "w", "b"], ["y"], pads=[1] * 4)]
-    before += [make(op, ins.split(), [out], out) for op, ins, out in nodes]
-    graph = helper.make_graph(
-        before,
-        "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 6, 6])],
-        [helper.make_tensor_value_info("a", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(v.astype(np.float32), name) for name, v in used(before, given)],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return model_of(before, nodes, ["a"], given)
 
 
 @pytest.mark.parametrize("form", FOUND)

@@ -19,7 +19,6 @@ from onnxprune.engine.assembled import Assembled, assemble
 from onnxprune.engine.coupling import Coupling, Place
 from onnxprune.engine.stored import WIDE, Grid, Shaped, Step, Stored, Turned, Typed
 from onnxprune.graph.constants import constants
-from onnxprune.graph.dependence import captured, subgraphs
 
 __all__ = ["CELL", "ROUNDING", "Copy", "Finder", "Product", "Read"]
 
@@ -124,9 +123,8 @@ class Finder:
         self.number = {node: k for k, node in enumerate(coupling.nodes)}
         self.tensors = constants(coupling.model.graph)
         self.readers = {name: list(places) for name, places in coupling.readers.items()}
-        inside = [(name, k) for k, node in enumerate(self.nodes) for g in subgraphs(node) for name in captured(g)]
-        for name, k in [*inside, *((str(v.name), -1) for v in coupling.model.graph.outputs)]:
-            self.readers.setdefault(name, []).append((k, -1))
+        for name in coupling.read_elsewhere:
+            self.readers.setdefault(name, []).append((-1, -1))
 
     def reads(self) -> Iterator[Read]:
         """Yields them where they are read."""

@@ -146,7 +146,7 @@ class Kept:
         return Kept(features, np.take_along_axis(keep, features, 1))
 
     def take(self, w: Floats) -> Floats:
-        """Returns the weights (g, o, k) of these features, zeros where one doesn't count."""
+        """Returns weights (g, o, k), or inputs (g, n, k), at these features, zeros where one doesn't count."""
         found: Floats = np.take_along_axis(w, self.features[:, None, :], 2) * self.there[:, None, :]
         return found
 
