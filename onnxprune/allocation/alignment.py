@@ -1,7 +1,7 @@
 """`--align auto`: kept counts at multiples of the provider's block, where that moves them little.
 
-onnxruntime's CPU kernels for convolutions work on blocks of 16 or 8 channels, and leave that form altogether where
-channels are no multiple of 4; its matrix products have no such stairs. Tensor cores want multiples of 8. The table is
+onnxruntime's CPU kernels for convolutions work on blocks of 16 channels (AVX-512) or 8, and leave that form altogether
+where channels are no multiple of 4; its matrix products have no such stairs. Tensor cores want multiples of 8. The table is
 fixed, so that a plan does not depend on the machine that made it.
 """
 
@@ -15,9 +15,9 @@ from onnxprune.allocation.counts import steps_of
 from onnxprune.allocation.knapsack import Counts
 from onnxprune.engine.units import Units
 
-__all__ = ["MOST_MOVED", "aligned", "blocks_of", "levels_of"]
+__all__ = ["MOST_MOVED", "MOST_TO_BEST", "aligned", "blocks_of", "levels_of"]
 
-MOST_MOVED = 0.1  # share of a kept count that rounding may move it by
+MOST_MOVED, MOST_TO_BEST = 0.1, 0.2  # shares of a kept count that rounding may move it by; to the best block
 SLACK, MOST_SLACK = 0.005, 0.009  # of the budget that is left unused: where steps can help it, and at most
 
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose", "NhwcFusedConv"})
@@ -86,10 +86,10 @@ def aligned(units: Units, counts: Counts, excess: Excess, blocks: Sequence[Seque
 
 
 def _rounded(kept: int, size: int, steps: Sequence[int]) -> int:
-    """Returns the nearest multiple of the first step that moves a kept count by at most a tenth."""
+    """Returns the nearest multiple of the first step that moves a kept count by at most a tenth, of the best a fifth."""
     for step in steps:
         near = min(max(round(kept / step), 1) * step, size)
-        if abs(near - kept) <= MOST_MOVED * kept:
+        if abs(near - kept) <= (MOST_TO_BEST if step == steps[0] else MOST_MOVED) * kept:
             return near
     return kept
 
