@@ -19,6 +19,7 @@ from onnxprune.allocation.sensitivity import divided, first_samples
 from onnxprune.engine import cost
 from onnxprune.errors import TargetError
 from onnxprune.study import Cut, Study
+from onnxprune.subject import processors
 
 __all__ = ["Aim"]
 
@@ -102,10 +103,13 @@ class Aim:
         with study.clock.stage("compare"):
             best = winner(
                 found,
-                lambda chosen: study.refitted(chosen, trial, ground.orders_of_trials),
+                lambda chosen, tell: study.refitted(chosen, trial, ground.orders_of_trials, tell=tell),
                 study.source,
                 held,
                 study.providers,
+                jobs=study.jobs,
+                threads=max(processors() // len(found), 1),
+                tell=study.clock.counter("compare"),
             )
         final = study.options.hold_out and len(trial) == len(fit) and trial[-1] is fit[-1]
         return best if final else replace(best, mended=None)

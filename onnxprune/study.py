@@ -127,10 +127,16 @@ class Study:
         batches = divided(self.batches)[0] if self.options.hold_out else self.batches
         known = self.ground(chosen.cutting.units).orders if self.repeats else None
         with self.clock.stage("calibrate"):
-            return self.refitted(chosen, batches, known, choose=choose)
+            return self.refitted(chosen, batches, known, choose=choose, tell=self.clock.counter("calibrate"))
 
     def refitted(
-        self, chosen: Chosen, batches: Sequence[Feed], known: dict[int, Array] | None, *, choose: bool = True
+        self,
+        chosen: Chosen,
+        batches: Sequence[Feed],
+        known: dict[int, Array] | None,
+        *,
+        choose: bool = True,
+        tell: Callable[[int, int], None],
     ) -> Chosen:
         """Returns the cut with what makes up for it.
 
@@ -139,6 +145,7 @@ class Study:
             batches: inputs to refit on.
             known: what is kept of one call for the next on the same inputs.
             choose: data may exchange units.
+            tell: called with the steps done and their number.
         """
         return mend(
             chosen,
@@ -148,7 +155,7 @@ class Study:
             choose=choose,
             made_up=self.data.synthetic,
             known=known,
-            tell=self.clock.counter("calibrate"),
+            tell=tell,
         )
 
     def finished(self, chosen: Chosen, asked: Mapping[str, Any]) -> Cut:

@@ -1,8 +1,8 @@
 """`--align auto`: kept counts at multiples of the provider's block, where that moves them little.
 
 onnxruntime's CPU kernels for convolutions work on blocks of 16 channels (AVX-512) or 8, and leave that form altogether
-where channels are no multiple of 4; its matrix products have no such stairs. Tensor cores want multiples of 8. The table is
-fixed, so that a plan does not depend on the machine that made it.
+where channels are no multiple of 4; its matrix products have no such stairs. Tensor cores want multiples of 8. The
+table is fixed, so that a plan does not depend on the machine that made it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def aligned(units: Units, counts: Counts, excess: Excess, blocks: Sequence[Seque
 
 
 def _rounded(kept: int, size: int, steps: Sequence[int]) -> int:
-    """Returns the nearest multiple of the first step that moves a kept count by at most a tenth, of the best a fifth."""
+    """Returns the nearest multiple of the first step that does not move a kept count too far."""
     for step in steps:
         near = min(max(round(kept / step), 1) * step, size)
         if abs(near - kept) <= (MOST_TO_BEST if step == steps[0] else MOST_MOVED) * kept:

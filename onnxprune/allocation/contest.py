@@ -6,9 +6,11 @@ that come into question are cut, refitted on a part of the calibration inputs, a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+
+from threadpoolctl import threadpool_limits
 
 from onnxprune.allocation.budget import Budget
 from onnxprune.allocation.choosing import Way
@@ -20,6 +22,8 @@ from onnxprune.engine.cut import cut
 from onnxprune.engine.frontier import Feed
 from onnxprune.graph.model import Source
 from onnxprune.graph.running import ready, run_all
+
+Progress = Callable[[int, int], None]
 
 __all__ = ["SAMPLES", "WORK", "Contender", "promising", "winner"]
 
@@ -56,30 +60,45 @@ def promising(contenders: Sequence[Contender], sensitivity: Sensitivity) -> list
 
 def winner(
     contenders: Sequence[Contender],
-    mend: Callable[[Chosen], Chosen],
+    mend: Callable[[Chosen, Progress], Chosen],
     source: Source,
     held: Sequence[Feed],
     providers: Sequence[str],
+    *,
+    jobs: int,
+    threads: int,
+    tell: Progress,
 ) -> Contender:
     """Returns the contender whose outputs, once it is refitted, are nearest to the dense model's; uniform: clearly so.
 
     Args:
         contenders: in order of preference where losses are equal.
-        mend: refits a cut.
+        mend: refits a cut, and calls what it is given with the steps done and their number.
         source: the model as loaded.
         held: inputs that no weight is refitted on.
         providers: onnxruntime's execution providers.
+        jobs: trials at a time; the result does not depend on it.
+        threads: of the matrix products of each.
+        tell: called with the steps of all trials done and their number.
     """
     external = bool(source.data_files)
     with ready(source.model, external) as subject:
         dense = run_all(subject, held, providers)
-    best, least = contenders[0], math.inf
-    for contender in contenders:
-        mended = mend(contender.chosen)
+    steps = [0] * len(contenders)
+
+    def trial(k: int) -> tuple[float, Chosen]:
+        def told(done: int, of: int) -> None:
+            steps[k] = done
+            tell(sum(steps), of * len(contenders))
+
+        mended = mend(contenders[k].chosen, told)
+        steps[k] += 1
         with ready(cut(mended.cutting, mended.rewrite), external) as subject:
             loss = relative_error(dense, run_all(subject, held, providers))
-        if contender.way.spread == "even":
-            loss *= MARGIN
-        if loss < least:
-            best, least = replace(contender, mended=mended), loss
-    return best
+        return loss * (MARGIN if contenders[k].way.spread == "even" else 1.0), mended
+
+    # a walk is mostly work that one processor does; products that share them all would wait for each other
+    with threadpool_limits(threads, "blas"), ThreadPoolExecutor(jobs) as pool:
+        trials = list(pool.map(trial, range(len(contenders))))
+    best = min(range(len(trials)), key=lambda k: trials[k][0])
+    return replace(contenders[best], mended=trials[best][1])
