@@ -10,7 +10,8 @@ from onnx import helper
 from test_latency import network, units_of
 
 import onnxprune
-from onnxprune.allocation.alignment import MOST_MOVED, MOST_TO_BEST, aligned, blocks_of
+from onnxprune.allocation import alignment
+from onnxprune.allocation.alignment import MOST_MOVED, MOST_TO_BEST, Blocks, aligned, blocks_of
 from onnxprune.allocation.knapsack import Counts
 from onnxprune.allocation.tally import Tally
 from onnxprune.engine.units import Units
@@ -64,12 +65,22 @@ def test_counts_that_are_multiples_already_stay() -> None:
 def test_a_count_that_a_block_would_move_too_far_takes_a_smaller_one() -> None:
     case = Case(0, 16, 32, 64, 256)
     blocks = blocks_of(case.units, CPU)
-    assert blocks == ((16, 8, 4),) * 4
+    assert blocks == (Blocks((16, 8, 4)),) * 4
     wished = tuple(n - k for n, k in zip(case.sizes, (13, 23, 43, 169), strict=True))
     found = aligned(case.units, wished, lambda _: 0.0, blocks, case.most)
-    assert case.kept(found) == [12, 24, 48, 176]
-    assert abs(16 - 13) > MOST_TO_BEST * 13
-    assert MOST_MOVED * 43 < abs(48 - 43) <= MOST_TO_BEST * 43  # to the best block it may be further
+    assert case.kept(found) == [12, 24, 40, 176]
+    assert abs(16 - 13) > MOST_MOVED * 13
+
+
+def test_layers_whose_time_is_all_arithmetic_go_further_to_the_best_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(0, 64, 64)
+    monkeypatch.setattr(alignment, "LARGE", case.full / 2)
+    blocks = blocks_of(case.units, CPU)
+    assert [b.far for b in blocks] == [MOST_TO_BEST, MOST_TO_BEST]
+    wished = tuple(n - k for n, k in zip(case.sizes, (43, 20), strict=True))
+    found = aligned(case.units, wished, lambda _: 0.0, blocks, case.most)
+    assert case.kept(found) == [48, 16]
+    assert Blocks((16, 8, 4)).rounded(43, 64) == 40 and Blocks((16, 8, 4)).rounded(20, 64) == 20
 
 
 def test_caps_are_kept() -> None:
@@ -89,9 +100,9 @@ def test_matrix_products_have_no_blocks_on_the_cpu_and_eight_on_tensor_cores() -
         helper.make_node("Gemm", ["h", "w2"], ["y"], "second"),
     ]
     units = units_of(model_of(nodes, [tensor("w1", 8, 64), tensor("w2", 64, 4)]))
-    assert blocks_of(units, CPU) == ((),)
-    assert blocks_of(units, ("CUDAExecutionProvider", *CPU)) == ((8,),)
-    assert blocks_of(units, ("NobodyKnows",)) == ((),)
+    assert [b.steps for b in blocks_of(units, CPU)] == [()]
+    assert blocks_of(units, ("CUDAExecutionProvider", *CPU)) == (Blocks((8,)),)
+    assert blocks_of(units, ("NobodyKnows",)) == (Blocks(),)
     assert aligned(units, (27,), lambda _: 0.0, blocks_of(units, CPU), (63,)) == (27,)
 
 

@@ -8,16 +8,20 @@ table is fixed, so that a plan does not depend on the machine that made it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxprune.allocation.counts import steps_of
 from onnxprune.allocation.knapsack import Counts
+from onnxprune.engine.cost import batch_size, node_macs
 from onnxprune.engine.units import Units
 
-__all__ = ["MOST_MOVED", "MOST_TO_BEST", "aligned", "blocks_of", "levels_of"]
+__all__ = ["MOST_MOVED", "MOST_TO_BEST", "Blocks", "aligned", "blocks_of", "levels_of"]
 
-MOST_MOVED, MOST_TO_BEST = 0.1, 0.2  # shares of a kept count that rounding may move it by; to the best block
+MOST_MOVED = 0.1  # share of a kept count that rounding may move it by
+MOST_TO_BEST = 0.2  # the same for the best block of layers whose time is all arithmetic
+LARGE = 10**7  # MACs of such a layer
 SLACK, MOST_SLACK = 0.005, 0.009  # of the budget that is left unused: where steps can help it, and at most
 
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose", "NhwcFusedConv"})
@@ -32,37 +36,62 @@ _BLOCKS: dict[str, tuple[tuple[frozenset[str], tuple[int, ...]], ...]] = {
 Excess = Callable[[Counts], float]
 
 
-def blocks_of(units: Units, providers: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Returns for each group the steps of kept units worth rounding to, the best first.
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a group's layers.
+
+    Attributes:
+        steps: of kept units worth rounding to, the best first.
+        far: share of a kept count that rounding to the best one may move it by.
+    """
+
+    steps: tuple[int, ...] = ()
+    far: float = MOST_MOVED
+
+    def rounded(self, kept: int, size: int) -> int:
+        """Returns the nearest multiple of the first step that does not move a kept count too far."""
+        for k, step in enumerate(self.steps):
+            near = min(max(round(kept / step), 1) * step, size)
+            if abs(near - kept) <= (MOST_MOVED if k else self.far) * kept:
+                return near
+        return kept
+
+
+def blocks_of(units: Units, providers: Sequence[str]) -> tuple[Blocks, ...]:
+    """Returns the blocks of each group.
 
     Args:
         units: the removable units.
         providers: onnxruntime's names of execution providers, in order; the first one counts.
     """
+    coupling = units.coupling
     table = _BLOCKS.get(providers[0] if providers else "", ())
     steps = {b: steps_of(units, b) for _, blocks in table for b in blocks}
     found = []
     for g, group in enumerate(units.groups):
-        ops = {units.coupling.nodes[units.coupling.uses[u].node].op_type for u, _ in group.members}
+        nodes = {coupling.uses[u].node for u, _ in group.members}
+        ops = {coupling.nodes[k].op_type for k in nodes}
         blocks = next((blocks for wanted, blocks in table if wanted & ops), ())
-        found.append(tuple(dict.fromkeys(steps[b][g] for b in blocks)))
+        large = max((node_macs(coupling, k) for k in nodes), default=0) >= LARGE * batch_size(coupling)
+        own = tuple(dict.fromkeys(steps[b][g] for b in blocks))
+        found.append(Blocks(own, MOST_TO_BEST if large else MOST_MOVED))
     return tuple(found)
 
 
-def levels_of(units: Units, blocks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+def levels_of(units: Units, blocks: Sequence[Blocks]) -> tuple[tuple[int, ...], ...]:
     """Returns for each group the kept counts that rounding leaves as they are.
 
     Args:
         units: the removable units.
-        blocks: for each group the steps to round to, from `blocks_of`.
+        blocks: those of each group, from `blocks_of`.
     """
     sizes = [len(group) for group in units.groups]
     return tuple(
-        tuple(k for k in range(1, n + 1) if _rounded(k, n, steps) == k) for n, steps in zip(sizes, blocks, strict=True)
+        tuple(k for k in range(1, n + 1) if own.rounded(k, n) == k) for n, own in zip(sizes, blocks, strict=True)
     )
 
 
-def aligned(units: Units, counts: Counts, excess: Excess, blocks: Sequence[Sequence[int]], most: Counts) -> Counts:
+def aligned(units: Units, counts: Counts, excess: Excess, blocks: Sequence[Blocks], most: Counts) -> Counts:
     """Returns counts within the same budget whose kept units are multiples of blocks wherever that moves them little.
 
     What rounding has overshot or left unused is taken from other groups and given back step by step, the moves first
@@ -72,12 +101,12 @@ def aligned(units: Units, counts: Counts, excess: Excess, blocks: Sequence[Seque
         units: the removable units.
         counts: how many units of each group go, as an allocation wishes.
         excess: how far counts are over the budget; zero or less within it.
-        blocks: for each group the steps to round to, from `blocks_of`.
+        blocks: those of each group, from `blocks_of`.
         most: for each group, how many units may go at most.
     """
     sizes = [len(group) for group in units.groups]
     wished = [n - c for n, c in zip(sizes, counts, strict=True)]
-    rounded = [_rounded(k, n, own) for k, n, own in zip(wished, sizes, blocks, strict=True)]
+    rounded = [own.rounded(k, n) for k, n, own in zip(wished, sizes, blocks, strict=True)]
     rounding = _Rounding(sizes, wished, blocks, most, excess)
     kept = rounding.within([max(k, n - cap) for k, n, cap in zip(rounded, sizes, most, strict=True)])
     if kept is None:
@@ -85,20 +114,11 @@ def aligned(units: Units, counts: Counts, excess: Excess, blocks: Sequence[Seque
     return tuple(n - k for n, k in zip(sizes, rounding.filled(kept), strict=True))
 
 
-def _rounded(kept: int, size: int, steps: Sequence[int]) -> int:
-    """Returns the nearest multiple of the first step that does not move a kept count too far."""
-    for step in steps:
-        near = min(max(round(kept / step), 1) * step, size)
-        if abs(near - kept) <= (MOST_TO_BEST if step == steps[0] else MOST_MOVED) * kept:
-            return near
-    return kept
-
-
 class _Rounding:
     """Kept counts on their way to a budget."""
 
     def __init__(
-        self, sizes: list[int], wished: list[int], blocks: Sequence[Sequence[int]], most: Counts, excess: Excess
+        self, sizes: list[int], wished: list[int], blocks: Sequence[Blocks], most: Counts, excess: Excess
     ) -> None:
         self.sizes, self.wished, self.blocks = sizes, wished, blocks
         self.least = [n - cap for n, cap in zip(sizes, most, strict=True)]
@@ -163,7 +183,7 @@ class _Rounding:
 
     def _step_from(self, kept: int, g: int, way: int) -> int | None:
         """Returns the next kept count that is no worse aligned, None where there is none."""
-        step = next((s for s in self.blocks[g] if kept % s == 0 or kept == self.sizes[g]), 1)
+        step = next((s for s in self.blocks[g].steps if kept % s == 0 or kept == self.sizes[g]), 1)
         to = kept + way * step if kept % step == 0 else kept - kept % step if way < 0 else kept + step
         to = min(to, self.sizes[g])
         return to if max(self.least[g], 1) <= to <= self.sizes[g] and to != kept else None
