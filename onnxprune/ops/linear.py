@@ -100,21 +100,25 @@ class LinearConv:
 
     def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the windows that make the outputs at `places`, channel by channel."""
-        kernel, rank = self.shape[2:], x.ndim - 2
+        kernel, rank, strides, dilations = self.shape[2:], x.ndim - 2, np.array(self.strides), np.array(self.dilations)
         padded = np.pad(x, [(0, 0), (0, 0), *((self.pads[k], self.pads[k + rank]) for k in range(rank))])
-        spread = [d * (k - 1) + 1 for d, k in zip(self.dilations, kernel, strict=True)]
-        windows = np.lib.stride_tricks.sliding_window_view(padded, spread, axis=tuple(range(2, 2 + rank)))
-        windows = windows[tuple(slice(None, None, step) for step in (1, 1, *self.strides, *self.dilations))]
-        where: tuple[slice | Places, ...] = np.unravel_index(places, windows.shape[2 : 2 + rank])
-        taken = windows[slice(None), slice(None), *where]  # (n, c, places, *kernel)
-        rows = np.moveaxis(taken, 1, 2).reshape(len(x) * len(places), self.groups, -1)
-        return np.moveaxis(rows, 1, 0)
+        sizes = padded.shape[2:]
+        ends = (np.array(sizes) - dilations * (np.array(kernel) - 1) - 1) // strides + 1
+        corners = np.stack(np.unravel_index(places, ends)) * strides[:, None]
+        taps = np.indices(kernel).reshape(rank, -1) * dilations[:, None]
+        inside = np.ravel_multi_index(tuple(corners[:, :, None] + taps[:, None, :]), sizes)
+        return self._rows(padded, inside)
 
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the outputs at `places`."""
-        flat = y.reshape(*y.shape[:2], -1)[:, :, places]
-        rows = np.moveaxis(flat, 1, 2).reshape(len(y) * len(places), self.groups, -1)
-        return np.moveaxis(rows, 1, 0)
+        return self._rows(y, places[:, None])
+
+    def _rows(self, x: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """Returns (groups, rows, channels x taps): what stands at (places, taps) of every channel and sample."""
+        channels = np.arange(x.shape[1]) * int(np.prod(x.shape[2:]))
+        at = inside[:, None, :] + channels[:, None]
+        rows = x.reshape(len(x), -1).take(at.reshape(-1), axis=1, mode="wrap")  # none is outside, and this is faster
+        return np.moveaxis(rows.reshape(len(x) * len(inside), self.groups, -1), 1, 0)
 
 
 @dataclass(frozen=True)

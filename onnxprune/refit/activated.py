@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 
@@ -47,6 +47,12 @@ class _Part:
     t: np.ndarray
     wanted: np.ndarray
     other: np.ndarray | None
+
+    @cached_property
+    def inputs(self) -> Floats:
+        """Sums (g, k) of the inputs."""
+        found: Floats = self.p.sum(axis=1, dtype=np.float64)
+        return found
 
 
 def toward_activation(
@@ -86,54 +92,75 @@ def toward_activation(
     fit, check = (m.of(kept.features) for m in moments)
     solver, count = Fit(fit + check, kept.take(w0), kept.there), fit.n + check.n
     w, b = new, level = kept.take(found[0]), found[1]
+    before = _errors(w, b, parts, respond)
+    errors = before
     for _ in range(STEPS):
-        new, level = _step(new, level, parts, respond, solver, ridge, count, free=layer.bias is not None)
-    better = _error(new, level, parts, respond) < _error(w, b, parts, respond)
+        new, level = _step(new, level, parts, errors, solver, ridge, count, free=layer.bias is not None)
+        errors = _errors(new, level, parts, respond)
+    better = _squared(errors) < _squared(before)
     return kept.put(np.where(better[:, :, None], new, w), w0.shape), np.where(better, level, b)
 
 
+@dataclass(frozen=True, eq=False)
+class _Errors:
+    """Errors of a part's rows (g, n, o), before the activation and behind it."""
+
+    before: np.ndarray
+    behind: np.ndarray
+
+
+def _errors(w: Floats, b: Floats, parts: list[_Part], respond: Response) -> list[_Errors]:
+    """Returns what outputs still miss."""
+    found = []
+    for x in parts:
+        made = x.p @ w.transpose(0, 2, 1).astype(np.float32) + b[:, None, :].astype(np.float32)
+        found.append(_Errors(x.t - made, x.wanted - respond(made, x.other)))
+    return found
+
+
+def _squared(errors: list[_Errors]) -> Floats:
+    """Returns (g, o) sums of squared errors behind the activation."""
+    found: Floats = sum(np.square(e.behind).sum(axis=1, dtype=np.float64) for e in errors)
+    return found
+
+
 def _step(
-    w: Floats, b: Floats, parts: list[_Part], respond: Response, solver: Fit, ridge: float, count: int, *, free: bool
+    w: Floats,
+    b: Floats,
+    parts: list[_Part],
+    errors: list[_Errors],
+    solver: Fit,
+    ridge: float,
+    count: int,
+    *,
+    free: bool,
 ) -> tuple[Floats, Floats]:
     """Returns the least-squares solution for targets moved by the errors behind the activation, over its slope."""
-    made = [_made(x, w, b) for x in parts]
-    behind = [x.wanted - respond(y, x.other) for x, y in zip(parts, made, strict=True)]
-    steepest = _steepest([x.t - y for x, y in zip(parts, made, strict=True)], behind)
-    moves = [e / steepest for e in behind]
+    steepest = _steepest(errors)
+    moves = [e.behind / steepest for e in errors]
     rows = sum(x.p.shape[1] for x in parts)
     slope = sum((m.transpose(0, 2, 1) @ x.p).astype(np.float64) for m, x in zip(moves, parts, strict=True))
-    mean, inputs = (sum(a.sum(axis=1, dtype=np.float64) for a in of) / rows for of in (moves, [x.p for x in parts]))
+    mean = sum(m.sum(axis=1, dtype=np.float64) for m in moves) / rows
+    inputs = sum(x.inputs for x in parts) / rows
     if free:
         slope = slope - rows * mean[:, :, None] * inputs[:, None, :]
     new = solver.moved(w, slope * (count / rows), ridge)
     return new, b + (mean - np.einsum("gof,gf->go", new - w, inputs) if free else 0)
 
 
-def _steepest(before: list[np.ndarray], behind: list[np.ndarray]) -> np.ndarray:
+def _steepest(errors: list[_Errors]) -> np.ndarray:
     """Returns (g, 1, o) the steepest slope of a secant, infinite where all are flat.
 
     Errors below the usual one are left out: they tell more of rounding than of the activation.
     """
-    count = sum(x.shape[1] for x in before)
-    usual = np.sqrt(sum(np.square(x).sum(axis=1, keepdims=True) for x in before) / count)
-    slopes = [
-        np.divide(e, x, out=np.zeros_like(x), where=np.abs(x) > usual) for x, e in zip(before, behind, strict=True)
-    ]
+    rows = sum(e.before.shape[1] for e in errors)
+    usual = np.sqrt(sum(np.square(e.before).sum(axis=1, keepdims=True) for e in errors) / rows)
+    with np.errstate(all="ignore"):
+        slopes = [np.where(np.abs(e.before) > usual, e.behind / e.before, np.float32(0)) for e in errors]
     up = reduce(np.maximum, (s.max(axis=1, keepdims=True) for s in slopes))
     down = reduce(np.minimum, (s.min(axis=1, keepdims=True) for s in slopes))
     found = np.where(up >= -down, up, down)
     return np.where(found == 0, np.inf, found)
-
-
-def _made(part: _Part, w: Floats, b: Floats) -> np.ndarray:
-    """Returns (g, n, o) outputs."""
-    return part.p @ w.transpose(0, 2, 1).astype(np.float32) + b[:, None, :].astype(np.float32)
-
-
-def _error(w: Floats, b: Floats, parts: list[_Part], respond: Response) -> Floats:
-    """Returns (g, o) sums of squared errors behind the activation."""
-    found = (np.square(respond(_made(x, w, b), x.other) - x.wanted).sum(axis=1, dtype=np.float64) for x in parts)
-    return sum(found, np.zeros_like(b))
 
 
 def _response(layer: Layer, nodes: Sequence[int], truth: Frontier) -> Response:

@@ -100,10 +100,12 @@ def _rows(layer: Layer, seen: Frontier, truth: Frontier, k: int, share: float, r
         target = view.outputs(y, places)
     other = None
     if layer.other is not None and seen is not truth:
-        mine = seen.values[k][layer.other.name]
-        wrong = (truth.values[k][layer.other.name] - mine) / layer.other.factor
-        target = target + view.outputs(np.broadcast_to(wrong, y.shape), places)
-        other = view.outputs(np.broadcast_to(mine, y.shape), places)
+        right, other = (
+            view.outputs(np.broadcast_to(of.values[k][layer.other.name], y.shape), places) for of in (truth, seen)
+        )
+        factor = layer.other.factor
+        passed = view.outputs(np.broadcast_to(factor, y.shape), places) if factor.size > 1 else factor.reshape(())
+        target = target + (right - other) / passed
     if layer.direct or (layer.bias is not None and layer.bias.node != layer.index):  # added behind the node
         target = target + bias_of(layer, truth)[:, None, :]
     return Rows(patches, np.ascontiguousarray(target, np.float32), other)

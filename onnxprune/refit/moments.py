@@ -147,8 +147,11 @@ class Kept:
 
     def take(self, w: Floats) -> Floats:
         """Returns weights (g, o, k), or inputs (g, n, k), at these features, zeros where one doesn't count."""
-        found: Floats = np.take_along_axis(w, self.features[:, None, :], 2) * self.there[:, None, :]
-        return found
+        if self.there.all() and self.there.shape[1] == w.shape[2]:
+            return w
+        taken = [a.take(k, axis=1) for a, k in zip(w, self.features, strict=True)]
+        found: Floats = taken[0][None] if len(taken) == 1 else np.stack(taken)
+        return found if self.there.all() else found * self.there[:, None, :]
 
     def put(self, w: Floats, shape: tuple[int, ...]) -> Floats:
         """Returns weights in full size, zeros elsewhere."""
