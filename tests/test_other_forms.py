@@ -17,7 +17,7 @@ import onnxprune
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 PRODUCTS = {"Conv", "Gemm", "MatMul"}
-LOST = 12  # of 600 pictures
+LOST = 18  # of 600 pictures; without a refit it is 330 and more, and what processors round differently moves a few
 
 
 def rewritten(
