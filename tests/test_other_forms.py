@@ -17,7 +17,7 @@ import onnxprune
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 PRODUCTS = {"Conv", "Gemm", "MatMul"}
-LOST = 18  # of 600 pictures; without a refit it is 330 and more, and what processors round differently moves a few
+LOST = 12  # of 600 pictures
 
 
 def rewritten(
@@ -140,8 +140,8 @@ class Batches(CalibrationDataReader):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::Warning")
-@pytest.mark.parametrize("form", [QuantFormat.QOperator, QuantFormat.QDQ])
-def test_statically_quantized_weights_are_mended(form: QuantFormat, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "lost"), [(QuantFormat.QDQ, 18), (QuantFormat.QOperator, LOST)])  # AVX-512: QDQ 13
+def test_statically_quantized_weights_are_mended(form: QuantFormat, lost: int, tmp_path: Path) -> None:
     small = tmp_path / "small.onnx"
     quantize_static(MODELS / "digits_mobilenet.onnx", small, Batches(), quant_format=form)
-    assert kept(small, tmp_path) >= right(small) - LOST
+    assert kept(small, tmp_path) >= right(small) - lost

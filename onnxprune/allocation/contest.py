@@ -17,13 +17,11 @@ from onnxprune.allocation.choosing import Way
 from onnxprune.allocation.counts import foretold
 from onnxprune.allocation.divergence import relative_error
 from onnxprune.allocation.mending import Chosen
-from onnxprune.allocation.sensitivity import Sensitivity
+from onnxprune.allocation.sensitivity import Progress, Sensitivity
 from onnxprune.engine.cut import cut
 from onnxprune.engine.frontier import Feed
 from onnxprune.graph.model import Source
 from onnxprune.graph.running import ready, run_all
-
-Progress = Callable[[int, int], None]
 
 __all__ = ["SAMPLES", "WORK", "Contender", "promising", "winner"]
 
