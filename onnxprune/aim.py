@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -19,7 +20,6 @@ from onnxprune.allocation.sensitivity import divided, first_samples
 from onnxprune.engine import cost
 from onnxprune.errors import TargetError
 from onnxprune.study import Cut, Study
-from onnxprune.subject import processors
 
 __all__ = ["Aim"]
 
@@ -103,12 +103,11 @@ class Aim:
         with study.clock.stage("compare"):
             best = winner(
                 found,
-                lambda chosen, tell: study.refitted(chosen, trial, ground.orders_of_trials, tell=tell),
+                partial(study.refitted, batches=trial, known=ground.orders_of_trials),
                 study.source,
                 held,
                 study.providers,
                 jobs=study.jobs,
-                threads=max(processors() // len(found), 1),
                 tell=study.clock.counter("compare"),
             )
         final = study.options.hold_out and len(trial) == len(fit) and trial[-1] is fit[-1]

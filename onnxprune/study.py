@@ -67,7 +67,7 @@ class Study:
         providers: onnxruntime's names of execution providers.
         clock: of the run.
         open_data: opens the calibration data.
-        jobs: trials at a time.
+        jobs: batches or trials at a time.
         name: what the written file is called.
         known: what each group costs the outputs, where an earlier run has measured it.
         stuck: nodes whose labels were frozen since their sizes cannot follow.
@@ -127,7 +127,8 @@ class Study:
         batches = divided(self.batches)[0] if self.options.hold_out else self.batches
         known = self.ground(chosen.cutting.units).orders if self.repeats else None
         with self.clock.stage("calibrate"):
-            return self.refitted(chosen, batches, known, choose=choose, tell=self.clock.counter("calibrate"))
+            tell = self.clock.counter("calibrate")
+            return self.refitted(chosen, batches, known, choose=choose, jobs=self.jobs, tell=tell)
 
     def refitted(
         self,
@@ -136,6 +137,7 @@ class Study:
         known: dict[int, Array] | None,
         *,
         choose: bool = True,
+        jobs: int,
         tell: Callable[[int, int], None],
     ) -> Chosen:
         """Returns the cut with what makes up for it.
@@ -145,6 +147,7 @@ class Study:
             batches: inputs to refit on.
             known: what is kept of one call for the next on the same inputs.
             choose: data may exchange units.
+            jobs: batches at a time; the result does not depend on it.
             tell: called with the steps done and their number.
         """
         return mend(
@@ -155,6 +158,7 @@ class Study:
             choose=choose,
             made_up=self.data.synthetic,
             known=known,
+            jobs=jobs,
             tell=tell,
         )
 

@@ -21,7 +21,7 @@ def rows(
 
 def of(p: np.ndarray, t: np.ndarray) -> Moments:
     m = Moments.empty(len(p), p.shape[2], t.shape[2])
-    m.add(p, t)
+    m += Moments.seen(p, t)
     return m
 
 
@@ -100,8 +100,8 @@ def test_a_refit_that_does_not_hold_is_not_taken() -> None:
 def test_without_products_the_bias_makes_up_for_the_means() -> None:
     p, t, w = rows(np.random.default_rng(7), 60)
     fit, check = (Moments.empty(1, 6, 3, products=False) for _ in range(2))
-    fit.add(p[:, :50], t[:, :50])
-    check.add(p[:, 50:], t[:, 50:])
+    fit += Moments.seen(p[:, :50], t[:, :50], products=False)
+    check += Moments.seen(p[:, 50:], t[:, 50:], products=False)
     keep = np.array([[True, False, True, True, True, True]])
     found, b, ridge = refit_safely(fit, check, w, np.zeros((1, 3)), keep, RIDGES, np.ones((1, 3)))
     assert ridge is None

@@ -18,6 +18,7 @@ import onnxprune
 MODELS = Path(__file__).resolve().parent.parent / "models"
 PRODUCTS = {"Conv", "Gemm", "MatMul"}
 LOST = 12  # of 600 pictures
+SEEDS = 6  # of 8-bit weights: what rounding makes of them differs from seed to seed, and between processors
 
 
 def rewritten(
@@ -91,10 +92,10 @@ def right(model: Path) -> int:
     return int((session.run(None, {"input": data["input"]})[0].argmax(1) == data["labels"]).sum())
 
 
-def kept(model: onnx.ModelProto | Path, folder: Path) -> int:
+def kept(model: onnx.ModelProto | Path, folder: Path, seed: int = 0) -> int:
     """Returns how many pictures a model gets right with three tenths of its units gone."""
     out = folder / "pruned.onnx"
-    onnxprune.prune(model, ratio=0.3, calibration=MODELS / "digits.npz", output=out)
+    onnxprune.prune(model, ratio=0.3, calibration=MODELS / "digits.npz", output=out, seed=seed)
     return right(out)
 
 
@@ -140,8 +141,10 @@ class Batches(CalibrationDataReader):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::Warning")
-@pytest.mark.parametrize(("form", "lost"), [(QuantFormat.QDQ, 18), (QuantFormat.QOperator, LOST)])  # AVX-512: QDQ 13
-def test_statically_quantized_weights_are_mended(form: QuantFormat, lost: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_statically_quantized_weights_are_mended(form: QuantFormat, tmp_path: Path) -> None:
     small = tmp_path / "small.onnx"
     quantize_static(MODELS / "digits_mobilenet.onnx", small, Batches(), quant_format=form)
-    assert kept(small, tmp_path) >= right(small) - lost
+    found = [kept(small, tmp_path, seed) for seed in range(SEEDS)]
+    print(f"{form}: {right(small)} right, kept {found}")
+    assert np.mean(found) >= right(small) - LOST

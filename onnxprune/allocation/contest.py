@@ -6,9 +6,10 @@ that come into question are cut, refitted on a part of the calibration inputs, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
@@ -29,6 +30,14 @@ WORTH = 1.25  # times the least loss foretold, up to which counts are worth a tr
 MARGIN = 1.1  # times the loss of uniform counts, to be the least still: they are there if foretold losses mislead
 SAMPLES = 768  # that a trial is refitted on, at most
 WORK = 3 * 10**11  # MACs of passes over the inputs; where one pass takes more, trials take minutes
+
+
+class Mend(Protocol):
+    """Refits a cut, so many batches at a time, and calls `tell` with the steps done and their number."""
+
+    def __call__(self, chosen: Chosen, *, jobs: int, tell: Progress) -> Chosen:
+        """Returns the cut with what makes up for it."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,25 +67,23 @@ def promising(contenders: Sequence[Contender], sensitivity: Sensitivity) -> list
 
 def winner(
     contenders: Sequence[Contender],
-    mend: Callable[[Chosen, Progress], Chosen],
+    mend: Mend,
     source: Source,
     held: Sequence[Feed],
     providers: Sequence[str],
     *,
     jobs: int,
-    threads: int,
     tell: Progress,
 ) -> Contender:
     """Returns the contender whose outputs, once it is refitted, are nearest to the dense model's; uniform: clearly so.
 
     Args:
         contenders: in order of preference where losses are equal.
-        mend: refits a cut, and calls what it is given with the steps done and their number.
+        mend: refits a cut.
         source: the model as loaded.
         held: inputs that no weight is refitted on.
         providers: onnxruntime's execution providers.
-        jobs: trials at a time; the result does not depend on it.
-        threads: of the matrix products of each.
+        jobs: trials at a time, and batches of each where there are fewer trials; the result does not depend on it.
         tell: called with the steps of all trials done and their number.
     """
     external = bool(source.data_files)
@@ -89,14 +96,13 @@ def winner(
             steps[k] = done
             tell(sum(steps), of * len(contenders))
 
-        mended = mend(contenders[k].chosen, told)
+        mended = mend(contenders[k].chosen, jobs=max(jobs // len(contenders), 1), tell=told)
         steps[k] += 1
         with ready(cut(mended.cutting, mended.rewrite), external) as subject:
             loss = relative_error(dense, run_all(subject, held, providers))
         return loss * (MARGIN if contenders[k].way.spread == "even" else 1.0), mended
 
-    # a walk is mostly work that one processor does; products that share them all would wait for each other
-    with threadpool_limits(threads, "blas"), ThreadPoolExecutor(jobs) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(jobs) as pool:  # as in `abreast`, which is at work within
         trials = list(pool.map(trial, range(len(contenders))))
     best = min(range(len(trials)), key=lambda k: trials[k][0])
     return replace(contenders[best], mended=trials[best][1])

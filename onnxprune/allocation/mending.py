@@ -51,6 +51,7 @@ def mend(
     choose: bool,
     made_up: bool,
     known: dict[int, Array] | None = None,
+    jobs: int,
     tell: Callable[[int, int], None],
 ) -> Chosen:
     """Returns the cut with units chosen by what data tell, where asked for, and with weights that make up for it.
@@ -63,6 +64,7 @@ def mend(
         choose: units may still be exchanged; False for a plan.
         made_up: the inputs are not real ones.
         known: what is kept of one call for the next, on the same inputs; None: there is none.
+        jobs: batches at a time; the result does not depend on it.
         tell: called with the steps done and their number.
     """
     units, counts = chosen.cutting.units, chosen.counts
@@ -89,6 +91,7 @@ def mend(
                 mode=options.mode,
                 providers=providers,
                 seed=options.seed,
+                jobs=jobs,
                 align=made_up,
                 known=known if first else None,
                 planned=None if by_data and first else chosen.cutting.dead,

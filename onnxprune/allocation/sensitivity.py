@@ -21,6 +21,7 @@ from onnxprune.engine.cost import batch_size, node_macs
 from onnxprune.engine.frontier import Feed, Frontier, Spool
 from onnxprune.engine.twin import as_read
 from onnxprune.engine.units import Units
+from onnxprune.refit.gathering import Drawing, quiet
 from onnxprune.refit.realign import realigned
 from onnxprune.reports.report import SensitivityRow
 
@@ -77,7 +78,7 @@ def measure(
         held_batches: others, that the divergence is measured on.
         providers: onnxruntime's execution providers.
         seed: of the sampled positions.
-        jobs: trials at a time; the result does not depend on it.
+        jobs: batches, then trials, at a time; the result does not depend on it.
         align_statistics: put the statistics of these inputs into BatchNormalizations first (made-up inputs).
         progress: called with the steps done and their number.
     """
@@ -90,14 +91,15 @@ def measure(
         wanted = [g for g, group in enumerate(units.groups) if chosen[g] and len(group) > 1]
         held, shares = _affordable(units, wanted, held_batches)
         ladders = {g: ladder(len(units.groups[g]), shares) for g in wanted}
-        walk = Trials(units, ladders, scores, fit_batches, providers, seed, spool)
+        walk = Trials(units, ladders, scores, fit_batches, providers, Drawing(seed, jobs), spool)
         stops, steps = len(walk.stops), len(walk.stops) + len(wanted)
 
         def tell(done: int) -> None:
             if progress is not None:
                 progress(done, steps)
 
-        trials = list(walk.run(tell))
+        with quiet(walk.layers):
+            trials = list(walk.run(tell))
         measured = _measured(units, trials, held, providers, spool, jobs, lambda done: tell(stops + done))
     finally:
         spool.close()

@@ -23,7 +23,7 @@ from onnxprune.engine.layers import Layer, find_layers
 from onnxprune.engine.units import Units
 from onnxprune.ops.zero_points import blank
 from onnxprune.refit import pairs
-from onnxprune.refit.gathering import bias_of, gather
+from onnxprune.refit.gathering import Drawing, bias_of, gather
 from onnxprune.refit.moments import Floats, Moments, refit
 from onnxprune.refit.obs import Problem, eliminate
 from onnxprune.refit.pairs import Pair, Products
@@ -67,10 +67,11 @@ class Trials:
         scores: Sequence[Scores],
         batches: Sequence[Feed],
         providers: Sequence[str],
-        seed: int,
+        drawing: Drawing,
         spool: Spool,
     ) -> None:
-        self.units, self.ladders, self.scores, self.seed, self.spool = units, ladders, scores, seed, spool
+        self.units, self.ladders, self.scores, self.spool = units, ladders, scores, spool
+        self.drawing = drawing
         coupling = units.coupling
         self.uses: dict[str, list[Use]] = {}
         for use in coupling.uses:
@@ -137,7 +138,7 @@ class Trials:
             self.products[stop.pair.index] = pairs.gather(stop.pair, self.frontier.values)
             return
         layer = self.layers[stop.layer]
-        found, check = gather(layer, self.frontier, self.frontier, self.seed)
+        found, check = gather(layer, self.frontier, self.frontier, self.drawing)
         found += check
         self.moments[stop.layer] = found
 

@@ -38,7 +38,7 @@ _CHOICES = [
     click.option("--batch", type=click.IntRange(1), default=1, metavar="N",
                  help="Batch size that latency is measured at; default: 1."),
     click.option("--jobs", type=click.IntRange(1), metavar="N",
-                 help="Measurements at a time, with the same result; default: one for each processor."),
+                 help="Batches or measurements at a time, with the same result; default: one for each processor."),
 ]  # fmt: skip
 
 _DATA = [

@@ -71,7 +71,7 @@ def _require(names: Sequence[str]) -> None:
 
 
 def open_session(
-    subject: onnx.ModelProto | Path, providers: Sequence[str], *, optimise: bool = False
+    subject: onnx.ModelProto | Path, providers: Sequence[str], *, optimise: bool = False, threads: int = 0
 ) -> ort.InferenceSession:
     """Return a session that cannot take more memory than this machine has to give.
 
@@ -79,6 +79,7 @@ def open_session(
         subject: a message, or the path of a model (one with external data).
         providers: onnxruntime's names of execution providers, in order.
         optimise: with all graph optimisations, as users run it, or with none.
+        threads: how many work on one operator; 0 is the provider's own choice.
 
     Raises:
         ModelError, ProviderError: onnxruntime does not take the graph.
@@ -88,6 +89,7 @@ def open_session(
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     options.use_deterministic_compute = True
     options.enable_mem_pattern = False
+    options.intra_op_num_threads = threads
     return _opened(subject, providers, options)
 
 

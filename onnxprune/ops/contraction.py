@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.ops.linear import Places, at_features
 from onnxprune.ops.registry import Shape
 
 __all__ = ["LinearContraction", "contraction"]
@@ -59,9 +60,9 @@ class LinearContraction:
         least = min(count, sizes[0] if len(sizes) > 1 else 1)
         return np.sort(rng.choice(count, max(least, round(share * count)), replace=False))
 
-    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def patches(self, x: np.ndarray, places: np.ndarray, features: Places | None = None) -> np.ndarray:
         """Returns the rows of data that make those of the result."""
-        return self._turned(x, self.terms[0], self.groups, self.rows).take(places, axis=1)
+        return at_features(self._turned(x, self.terms[0], self.groups, self.rows).take(places, axis=1), features)
 
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the rows of the result."""

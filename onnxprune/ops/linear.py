@@ -62,8 +62,14 @@ class Linear(Protocol):
         """Returns sampled places of an output of this shape, about `share` of them, at least one a sample."""
         ...
 
-    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Returns (groups, rows, features) of an input at these places of the output."""
+    def patches(self, x: np.ndarray, places: np.ndarray, features: Places | None = None) -> np.ndarray:
+        """Returns (groups, rows, features) of an input at these places of the output.
+
+        Args:
+            x: the input.
+            places: where in the output.
+            features: (groups, k) which of each group's features, None for all.
+        """
         ...
 
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -98,7 +104,7 @@ class LinearConv:
         count = int(np.prod(shape[2:]))
         return np.sort(rng.choice(count, max(1, min(count, round(share * count))), replace=False))
 
-    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def patches(self, x: np.ndarray, places: np.ndarray, features: Places | None = None) -> np.ndarray:
         """Returns the windows that make the outputs at `places`, channel by channel."""
         kernel, rank, strides, dilations = self.shape[2:], x.ndim - 2, np.array(self.strides), np.array(self.dilations)
         padded = np.pad(x, [(0, 0), (0, 0), *((self.pads[k], self.pads[k + rank]) for k in range(rank))])
@@ -107,16 +113,18 @@ class LinearConv:
         corners = np.stack(np.unravel_index(places, ends)) * strides[:, None]
         taps = np.indices(kernel).reshape(rank, -1) * dilations[:, None]
         inside = np.ravel_multi_index(tuple(corners[:, :, None] + taps[:, None, :]), sizes)
-        return self._rows(padded, inside)
+        return self._rows(padded, inside, features)
 
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the outputs at `places`."""
         return self._rows(y, places[:, None])
 
-    def _rows(self, x: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    def _rows(self, x: np.ndarray, inside: np.ndarray, features: Places | None = None) -> np.ndarray:
         """Returns (groups, rows, channels x taps): what stands at (places, taps) of every channel and sample."""
         channels = np.arange(x.shape[1]) * int(np.prod(x.shape[2:]))
-        at = inside[:, None, :] + channels[:, None]
+        at = (inside[:, None, :] + channels[:, None]).reshape(len(inside), self.groups, -1)
+        if features is not None:
+            at = np.take_along_axis(at, features[None], axis=2)
         rows = x.reshape(len(x), -1).take(at.reshape(-1), axis=1, mode="wrap")  # none is outside, and this is faster
         return np.moveaxis(rows.reshape(len(x) * len(inside), self.groups, -1), 1, 0)
 
@@ -145,9 +153,9 @@ class LinearProduct:
         least = min(rows, shape[0] if len(shape) > 1 else 1)
         return np.sort(rng.choice(rows, max(least, round(share * rows)), replace=False))
 
-    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def patches(self, x: np.ndarray, places: np.ndarray, features: Places | None = None) -> np.ndarray:
         """Returns the rows that make the outputs at `places`."""
-        return x.reshape(1, -1, x.shape[-1]).take(places, axis=1)
+        return at_features(x.reshape(1, -1, x.shape[-1]).take(places, axis=1), features)
 
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the outputs at `places`."""
@@ -182,12 +190,12 @@ class LinearConvTranspose:
         """Returns flat spatial positions, the same in every sample."""
         return self.plain.places(shape, share, rng)
 
-    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def patches(self, x: np.ndarray, places: np.ndarray, features: Places | None = None) -> np.ndarray:
         """Returns the windows that make the outputs at `places`, channel by channel."""
         spread = [(n - 1) * step + 1 for n, step in zip(x.shape[2:], self.strides, strict=True)]
         wide = np.zeros((*x.shape[:2], *spread), x.dtype)
         wide[(slice(None), slice(None), *(slice(None, None, step) for step in self.strides))] = x
-        return self.plain.patches(wide, places)
+        return self.plain.patches(wide, places, features)
 
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the outputs at `places`."""
@@ -216,10 +224,10 @@ class LinearCell:
         """Returns steps of samples."""
         return _some(int(np.prod(shape)) // self._width(shape), share, rng)
 
-    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def patches(self, x: np.ndarray, places: np.ndarray, features: Places | None = None) -> np.ndarray:
         """Returns what is read at these steps, the same in each direction."""
         rows = x.reshape(1, -1, x.shape[-1]).take(places, axis=1)
-        return np.broadcast_to(rows, (self.directions, *rows.shape[1:]))
+        return at_features(np.broadcast_to(rows, (self.directions, *rows.shape[1:])), features)
 
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Raises: what the gates are fed is not among the node's outputs."""
@@ -244,13 +252,21 @@ class LinearState(LinearCell):
     apart: bool = False
     weight: int = 2
 
-    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def patches(self, x: np.ndarray, places: np.ndarray, features: Places | None = None) -> np.ndarray:
         """Returns the states after these steps, in each direction."""
         rows = np.moveaxis(x, 2 if self.batch_first else 1, 0)
-        return rows.reshape(self.directions, -1, x.shape[-1]).take(places, axis=1)
+        return at_features(rows.reshape(self.directions, -1, x.shape[-1]).take(places, axis=1), features)
 
     def _width(self, shape: Shape) -> int:
         return shape[-1] * self.directions
+
+
+def at_features(rows: np.ndarray, features: Places | None) -> np.ndarray:
+    """Returns of rows (groups, rows, features) some of each group's features: (groups, k), None for all."""
+    if features is None:
+        return rows
+    found = [x.take(k, axis=1) for x, k in zip(rows, features, strict=True)]
+    return found[0][None] if len(found) == 1 else np.stack(found)
 
 
 def _some(rows: int, share: float, rng: np.random.Generator) -> Places:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.ops.linear import LinearConv, LinearProduct, linear_conv
+from onnxprune.ops.linear import LinearConv, LinearProduct, Places, linear_conv
 from onnxprune.ops.registry import Node, Shape
 
 __all__ = ["LinearIntegers", "linear_qgemm", "linear_qlinear_conv", "linear_qlinear_matmul"]
@@ -48,9 +48,9 @@ class LinearIntegers:
         """Returns places of the output."""
         return self.plain.places(shape, share, rng)
 
-    def patches(self, x: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def patches(self, x: np.ndarray, places: np.ndarray, features: Places | None = None) -> np.ndarray:
         """Returns the real numbers that make the outputs at `places`."""
-        return self.plain.patches((x.astype(np.float32) - self.zero) * np.float32(self.scale), places)
+        return self.plain.patches((x.astype(np.float32) - self.zero) * np.float32(self.scale), places, features)
 
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Raises: what the layer makes is not linear in its weights."""

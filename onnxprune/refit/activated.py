@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -20,7 +21,8 @@ from onnxprune.engine.activation import activation_behind
 from onnxprune.engine.frontier import Frontier
 from onnxprune.engine.layers import Layer
 from onnxprune.graph.runtime import open_session, run
-from onnxprune.refit.gathering import bias_of, sampled
+from onnxprune.refit.abreast import abreast
+from onnxprune.refit.gathering import Drawing, Rows, bias_of, sampled
 from onnxprune.refit.moments import Bools, Fit, Floats, Kept, Moments
 
 STEPS = 3
@@ -41,25 +43,50 @@ class _Part:
         t: (g, n, o) targets before the activation.
         wanted: (g, n, o) what it makes of them.
         other: see `Rows`.
+        inputs: (g, k) sums of the inputs.
     """
 
     p: np.ndarray
     t: np.ndarray
     wanted: np.ndarray
     other: np.ndarray | None
+    inputs: Floats
 
-    @cached_property
-    def inputs(self) -> Floats:
-        """Sums (g, k) of the inputs."""
-        found: Floats = self.p.sum(axis=1, dtype=np.float64)
-        return found
+
+@dataclass(frozen=True, eq=False)
+class _Errors:
+    """What outputs miss behind the activation, over rows.
+
+    Attributes:
+        n: rows seen.
+        inputs: (g, k) sums of their inputs.
+        squared: (g, o) sums of squares.
+        total: (g, o) sums.
+        along: (g, o, k) sums of products with the inputs.
+    """
+
+    n: int
+    inputs: Floats
+    squared: Floats
+    total: Floats
+    along: Floats
+
+    def __add__(self, other: _Errors) -> _Errors:
+        """Returns those over both sets of rows."""
+        return _Errors(
+            self.n + other.n,
+            self.inputs + other.inputs,
+            self.squared + other.squared,
+            self.total + other.total,
+            self.along + other.along,
+        )
 
 
 def toward_activation(
     layer: Layer,
     seen: Frontier,
     truth: Frontier,
-    seed: int,
+    drawing: Drawing,
     found: tuple[Floats, Floats, float | None],
     w0: Floats,
     keep: Bools,
@@ -71,7 +98,7 @@ def toward_activation(
         layer: the layer.
         seen: the network whose layer is refitted.
         truth: the dense network.
-        seed: of the sampled positions.
+        drawing: how rows are drawn.
         found: (g, o, f) and (g, o) that least squares found, and the ridge; None where no refit did better.
         w0: (g, o, f) weights to stay near to.
         keep: (g, f) whether a feature is there.
@@ -84,51 +111,71 @@ def toward_activation(
     if not nodes or ridge is None:
         return found[:2]
     respond = _response(layer, nodes, truth)
-    held = kept.features.size + RESULTS * found[1].size
-    parts = [
-        _Part(kept.take(rows.p), rows.t, respond(rows.t, rows.other), rows.other)
-        for rows in sampled(layer, seen, truth, seed, min(MOST_ROWS, MOST_NUMBERS // held))
-    ]
+
+    def part(rows: Rows) -> _Part:
+        p = kept.blanked(rows.p)
+        return _Part(p, rows.t, respond(rows.t, rows.other), rows.other, p.sum(axis=1, dtype=np.float64))
+
+    most = min(MOST_ROWS, MOST_NUMBERS // (kept.features.size + RESULTS * found[1].size))
+    parts = list(sampled(part, layer, seen, truth, drawing, most, kept.features))
+
+    def errors(w: Floats, b: Floats) -> _Errors:
+        return reduce(add, abreast(lambda x: _errors(w, b, x, respond), parts, drawing.jobs))
+
     fit, check = (m.of(kept.features) for m in moments)
     solver, count = Fit(fit + check, kept.take(w0), kept.there), fit.n + check.n
     w, b = new, level = kept.take(found[0]), found[1]
-    before = _errors(w, b, parts, respond)
-    errors = before
+    steepest = _steepest(list(abreast(lambda x: _secants(w, b, x, respond), parts, drawing.jobs)))
+    before = left = errors(w, b)
     for _ in range(STEPS):
-        new, level = _step(new, level, parts, errors, solver, ridge, count, free=layer.bias is not None)
-        errors = _errors(new, level, parts, respond)
-    better = _squared(errors) < _squared(before)
+        new, level = _step(new, level, left, steepest, solver, ridge, count, free=layer.bias is not None)
+        left = errors(new, level)
+    better = left.squared < before.squared
     return kept.put(np.where(better[:, :, None], new, w), w0.shape), np.where(better, level, b)
 
 
-@dataclass(frozen=True, eq=False)
-class _Errors:
-    """Errors of a part's rows (g, n, o), before the activation and behind it."""
-
-    before: np.ndarray
-    behind: np.ndarray
-
-
-def _errors(w: Floats, b: Floats, parts: list[_Part], respond: Response) -> list[_Errors]:
-    """Returns what outputs still miss."""
-    found = []
-    for x in parts:
-        made = x.p @ w.transpose(0, 2, 1).astype(np.float32) + b[:, None, :].astype(np.float32)
-        found.append(_Errors(x.t - made, x.wanted - respond(made, x.other)))
-    return found
+def _missed(w: Floats, b: Floats, x: _Part, respond: Response) -> tuple[np.ndarray, np.ndarray]:
+    """Returns errors (g, n, o) of the outputs of some rows, before the activation and behind it."""
+    made = x.p @ w.transpose(0, 2, 1).astype(np.float32)
+    made += b[:, None, :].astype(np.float32)
+    return x.t - made, x.wanted - respond(made, x.other)
 
 
-def _squared(errors: list[_Errors]) -> Floats:
-    """Returns (g, o) sums of squared errors behind the activation."""
-    found: Floats = sum(np.square(e.behind).sum(axis=1, dtype=np.float64) for e in errors)
-    return found
+def _errors(w: Floats, b: Floats, x: _Part, respond: Response) -> _Errors:
+    """Returns what the outputs of some rows still miss."""
+    _, behind = _missed(w, b, x, respond)
+    return _Errors(
+        x.p.shape[1],
+        x.inputs,
+        np.square(behind).sum(axis=1, dtype=np.float64),
+        behind.sum(axis=1, dtype=np.float64),
+        (behind.transpose(0, 2, 1) @ x.p).astype(np.float64),
+    )
+
+
+def _secants(w: Floats, b: Floats, x: _Part, respond: Response) -> np.ndarray:
+    """Returns (2, g, o): the least and the largest slope of a secant of the activation, from what is wanted to what is.
+
+    Those where the error is below the usual one are left out: they tell more of rounding than of the activation.
+    """
+    before, behind = _missed(w, b, x, respond)
+    squares = np.square(before)
+    slopes = np.where(squares > squares.mean(axis=1, keepdims=True), behind / before, np.float32(0))
+    return np.stack([slopes.min(axis=1), slopes.max(axis=1)])
+
+
+def _steepest(secants: list[np.ndarray]) -> np.ndarray:
+    """Returns (g, o) the steepest slope of all rows, infinite where all are flat."""
+    down, up = np.min([s[0] for s in secants], axis=0), np.max([s[1] for s in secants], axis=0)
+    found = np.where(up >= -down, up, down)
+    return np.where(found == 0, np.inf, found)
 
 
 def _step(
     w: Floats,
     b: Floats,
-    parts: list[_Part],
-    errors: list[_Errors],
+    left: _Errors,
+    steepest: np.ndarray,
     solver: Fit,
     ridge: float,
     count: int,
@@ -136,31 +183,11 @@ def _step(
     free: bool,
 ) -> tuple[Floats, Floats]:
     """Returns the least-squares solution for targets moved by the errors behind the activation, over its slope."""
-    steepest = _steepest(errors)
-    moves = [e.behind / steepest for e in errors]
-    rows = sum(x.p.shape[1] for x in parts)
-    slope = sum((m.transpose(0, 2, 1) @ x.p).astype(np.float64) for m, x in zip(moves, parts, strict=True))
-    mean = sum(m.sum(axis=1, dtype=np.float64) for m in moves) / rows
-    inputs = sum(x.inputs for x in parts) / rows
+    slope, mean = left.along / steepest[:, :, None], left.total / steepest / left.n
     if free:
-        slope = slope - rows * mean[:, :, None] * inputs[:, None, :]
-    new = solver.moved(w, slope * (count / rows), ridge)
-    return new, b + (mean - np.einsum("gof,gf->go", new - w, inputs) if free else 0)
-
-
-def _steepest(errors: list[_Errors]) -> np.ndarray:
-    """Returns (g, 1, o) the steepest slope of a secant, infinite where all are flat.
-
-    Errors below the usual one are left out: they tell more of rounding than of the activation.
-    """
-    rows = sum(e.before.shape[1] for e in errors)
-    usual = np.sqrt(sum(np.square(e.before).sum(axis=1, keepdims=True) for e in errors) / rows)
-    with np.errstate(all="ignore"):
-        slopes = [np.where(np.abs(e.before) > usual, e.behind / e.before, np.float32(0)) for e in errors]
-    up = reduce(np.maximum, (s.max(axis=1, keepdims=True) for s in slopes))
-    down = reduce(np.minimum, (s.min(axis=1, keepdims=True) for s in slopes))
-    found = np.where(up >= -down, up, down)
-    return np.where(found == 0, np.inf, found)
+        slope = slope - mean[:, :, None] * left.inputs[:, None, :]
+    new = solver.moved(w, slope * (count / left.n), ridge)
+    return new, b + (mean - np.einsum("gof,gf->go", new - w, left.inputs / left.n) if free else 0)
 
 
 def _response(layer: Layer, nodes: Sequence[int], truth: Frontier) -> Response:
@@ -168,7 +195,7 @@ def _response(layer: Layer, nodes: Sequence[int], truth: Frontier) -> Response:
     coupling = truth.coupling
     names = [layer.output, *([] if layer.other is None else [layer.other.name])]
     last = str(coupling.nodes[nodes[-1]].outputs[0].name)
-    session = open_session(truth.segment(nodes, names, [last]), truth.providers, optimise=True)
+    session = open_session(truth.segment(nodes, names, [last]), truth.providers, optimise=True, threads=1)
     shape = coupling.trace.shapes[layer.output][0]
     axis, dtype = layer.view.channel % len(shape), coupling.trace.dtypes[layer.output]
     added = layer.bias is not None and layer.bias.node != layer.index

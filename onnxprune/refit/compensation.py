@@ -28,8 +28,8 @@ from onnxprune.graph.constants import constants
 from onnxprune.graph.edit import add_constant, replace_constant
 from onnxprune.ops.zero_points import blank
 from onnxprune.refit.activated import toward_activation
-from onnxprune.refit.gathering import bias_of, gather
-from onnxprune.refit.moments import Bools, Floats, Moments, refit_safely
+from onnxprune.refit.gathering import Drawing, bias_of, gather, quiet
+from onnxprune.refit.moments import Bools, Floats, Kept, Moments, refit_safely
 from onnxprune.refit.realign import realigned
 from onnxprune.refit.selection import Selection
 
@@ -65,6 +65,7 @@ def compensate(
     mode: str,
     providers: Sequence[str],
     seed: int,
+    jobs: int = 1,
     align: bool = False,
     known: dict[int, Array] | None = None,
     planned: Bools | None = None,
@@ -81,6 +82,7 @@ def compensate(
         mode: `lstsq`, `bias` or `none` (choice only).
         providers: onnxruntime's execution providers.
         seed: of the sampled positions.
+        jobs: batches at a time; the result does not depend on it.
         align: put the statistics of these inputs into BatchNormalizations while weights are refitted (made-up inputs).
         known: see `Selection`; for more walks over the same dense network.
         planned: for each unit whether it goes, where that is settled: the walk is the one that would choose them.
@@ -94,7 +96,7 @@ def compensate(
             units = replace(units, coupling=realigned(units.coupling, feeds, providers, spool))
         with np.errstate(all="ignore"):  # weights that are no numbers give moments that are none, and no refit
             selection = Selection(units, counts, scores, known, planned)
-            return _Walk(selection, feeds, choose, mode, providers, seed, spool).run(progress)
+            return _Walk(selection, feeds, choose, mode, providers, Drawing(seed, jobs), spool).run(progress)
     finally:
         spool.close()
 
@@ -109,10 +111,10 @@ class _Walk:
         choose: bool,
         mode: str,
         providers: Sequence[str],
-        seed: int,
+        drawing: Drawing,
         spool: Spool,
     ) -> None:
-        self.mode, self.choose, self.seed = mode, choose, seed
+        self.mode, self.choose, self.drawing = mode, choose, drawing
         self.selection, self.coupling = selection, selection.units.coupling
         self.layers = find_layers(self.coupling, direct=True)
         lasting = [(name, layer.index + 1) for layer in self.layers for name in _read(layer)]
@@ -123,7 +125,15 @@ class _Walk:
         self.visited: set[str] = set()  # weights that several nodes read
 
     def run(self, progress: Callable[[int, int], None] | None) -> Compensated:
-        self.selection.begin(self.layers, self.ahead, choose=self.choose, mend=self.mode == "lstsq", seed=self.seed)
+        with quiet(self.layers):
+            self._choose_and_refit(progress)
+        self.out.dead = np.flatnonzero(self.selection.dead[:-1])
+        if self.mode == "lstsq":
+            self._tell_who_is_left()
+        return self.out
+
+    def _choose_and_refit(self, progress: Callable[[int, int], None] | None) -> None:
+        self.selection.begin(self.layers, self.ahead, self.drawing, choose=self.choose, mend=self.mode == "lstsq")
         self.ahead.values.clear()
         self._mask_chosen()
         for k, layer in enumerate(self.layers):
@@ -132,10 +142,6 @@ class _Walk:
             self.pruned.advance(layer.index)
             self.dense.advance(layer.index + 1)
             self._visit(layer, self.selection.late.get(k, []))
-        self.out.dead = np.flatnonzero(self.selection.dead[:-1])
-        if self.mode == "lstsq":
-            self._tell_who_is_left()
-        return self.out
 
     def _tell_who_is_left(self) -> None:
         """Notes the nodes that sum over cut units with weights, or products, that nothing here can refit."""
@@ -175,7 +181,8 @@ class _Walk:
             self.visited.add(layer.use.name)
             moments = self.selection.pooled.pop(layer.use.name, None)
         elif groups or self.mode != "none":
-            moments = gather(layer, self.pruned, self.dense, self.seed)
+            features = None if groups else Kept.of(self._kept(layer)).features
+            moments = gather(layer, self.pruned, self.dense, self.drawing, features)
         if groups and moments is not None:
             fit, check = moments
             fit += check
@@ -188,7 +195,7 @@ class _Walk:
         selection = self.selection
         w0 = layer.view.matrix(self.dense.content(layer.use.name).astype(np.float64))
         b0 = bias_of(layer, self.dense)
-        keep = ~selection.dead[selection.unit_of(layer.labels)]
+        keep = self._kept(layer)
         rows = ~selection.dead[selection.unit_of(layer.rows)]
         mixes = [] if layer.direct else selection.mixes.get(layer.index, [])
         w, b = np.where(keep[:, None, :], w0, 0), b0
@@ -199,6 +206,11 @@ class _Walk:
         for mix in mixes:
             mix.into(w, b)
         self._store(layer, np.where(rows[:, :, None], w, 0), np.where(rows, b, 0))
+
+    def _kept(self, layer: Layer) -> Bools:
+        """Returns (g, f): whether a feature of a layer stays, as far as is known."""
+        found: Bools = ~self.selection.dead[self.selection.unit_of(layer.labels)]
+        return found
 
     def _refitted(
         self, layer: Layer, moments: tuple[Moments, Moments], old: tuple[Floats, Floats], keep: Bools, gain: Floats
@@ -213,7 +225,7 @@ class _Walk:
             name = self.coupling.nodes[layer.index].name or layer.use.name
             self.out.notes.append(f"{name}: a refit did no better than the old weights")
         found = w, b, ridge
-        w, b = toward_activation(layer, self.pruned, self.dense, self.seed, found, w0, keep, (fit, check))
+        w, b = toward_activation(layer, self.pruned, self.dense, self.drawing, found, w0, keep, (fit, check))
         w = np.where(layer.fixed[:, :, None], np.where(keep[:, None, :], w0, 0), w)
         return w, np.where(layer.fixed | (layer.bias is None), b0, b)
 

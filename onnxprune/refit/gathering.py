@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from onnxprune.engine.frontier import Frontier
 from onnxprune.engine.layers import Layer
-from onnxprune.ops.linear import Linear
-from onnxprune.refit.moments import Moments
+from onnxprune.ops.linear import Linear, Places
+from onnxprune.refit.abreast import abreast
+from onnxprune.refit.moments import WIDE, Moments
+
+Made = TypeVar("Made")
 
 SHARE = 0.25  # of the positions of a convolution or sequence
 LEAST_ROWS = 24  # rows for each feature that are aimed at, if there are as many
@@ -21,12 +27,25 @@ CHECK_EVERY = 8  # one batch in so many is held out to choose the ridge
 MOST_FEATURES = 8192  # of which products are formed
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How rows are drawn.
+
+    Attributes:
+        seed: of the sampled positions.
+        jobs: batches at a time; no result depends on it.
+    """
+
+    seed: int
+    jobs: int
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Some rows of a layer.
 
     Attributes:
-        p: (g, n, f) inputs.
+        p: (g, n, k) inputs at the features that are asked for.
         t: (g, n, o) targets.
         other: (g, n, o) of the branch that is added, in the network that is refitted; None where there is none.
         held: they are held out.
@@ -43,38 +62,77 @@ class Rows:
         return Rows(self.p[:, which], self.t[:, which], other, held)
 
 
-def gather(layer: Layer, seen: Frontier, truth: Frontier, seed: int) -> tuple[Moments, Moments]:
+def gather(
+    layer: Layer, seen: Frontier, truth: Frontier, drawing: Drawing, features: Places | None = None
+) -> tuple[Moments, Moments]:
     """Returns moments to fit and to check, of as many rows as are worth it; for what is given see `sampled`."""
     g, o, f = layer.view.matrix(np.empty(layer.use.shape, bool)).shape
-    fit, check = (Moments.empty(g, f, o, products=f <= MOST_FEATURES) for _ in range(2))
-    for rows in sampled(layer, seen, truth, seed, MOST_ROWS):
-        (check if rows.held else fit).add(rows.p, rows.t)
+    k = f if features is None else features.shape[1]
+    products = k <= MOST_FEATURES
+    fit, check = (Moments.empty(g, k, o, products=products) for _ in range(2))
+
+    def moments(rows: Rows) -> tuple[bool, Moments]:
+        return rows.held, Moments.seen(rows.p, rows.t, products=products)
+
+    for held, part in sampled(moments, layer, seen, truth, drawing, MOST_ROWS, features):
+        if held:
+            check += part
+        else:
+            fit += part
     return fit, check
 
 
-def sampled(layer: Layer, seen: Frontier, truth: Frontier, seed: int, most: int) -> Iterator[Rows]:
-    """Yields rows batch by batch: inputs as `seen`, targets of `truth` less the other branch's error.
+def sampled(
+    work: Callable[[Rows], Made],
+    layer: Layer,
+    seen: Frontier,
+    truth: Frontier,
+    drawing: Drawing,
+    most: int,
+    features: Places | None = None,
+) -> Iterator[Made]:
+    """Yields batch by batch what is made of rows: inputs as `seen`, targets of `truth` less the other branch's error.
 
     Args:
+        work: makes it; called for several batches at a time.
         layer: both networks have been run up to it, the one for targets behind it too.
         seen: the network whose layer is refitted.
         truth: the dense network.
-        seed: of the sampled positions.
+        drawing: how rows are drawn.
         most: how many rows there may be altogether.
+        features: (g, k) which of each group's features are looked at, ascending, None for all; no row hangs on it.
     """
-    features = layer.view.matrix(np.empty(layer.use.shape, bool)).shape[2]
+    if features is not None and features.shape == layer.labels.shape:
+        features = None  # these are all
     seen = truth if layer.recurs else seen
     count = len(seen.values)
-    for k in range(count):
-        rng = np.random.default_rng([seed, layer.index, k])
-        rows = _rows(layer, seen, truth, k, _share(layer, truth, k, features, most), rng)
-        if count == 1:
-            half = max(1, rows.p.shape[1] // CHECK_EVERY)
-            yield rows.part(slice(half), held=True)
-            yield rows.part(slice(half, None), held=False)
-        else:
+
+    def drawn(k: int) -> list[Made]:
+        rng = np.random.default_rng([drawing.seed, layer.index, k])
+        share = _share(layer, truth, k, layer.labels.shape[1], most)
+        places = layer.view.places(truth.values[k][layer.output].shape, share, rng)
+        rows = _rows(layer, seen, truth, k, places, features)
+        if count > 1:
             held = k % CHECK_EVERY == CHECK_EVERY - 1 or (count < CHECK_EVERY and k == count - 1)
-            yield replace(rows, held=held)
+            return [work(replace(rows, held=held))]
+        half = max(1, rows.p.shape[1] // CHECK_EVERY)
+        return [work(rows.part(slice(half), held=True)), work(rows.part(slice(half, None), held=False))]
+
+    made = map(drawn, range(count)) if _is_wide(layer) else abreast(drawn, range(count), drawing.jobs)
+    return chain.from_iterable(made)
+
+
+def quiet(layers: Sequence[Layer]) -> threadpool_limits:
+    """Returns a context in which matrix products have one thread each, as in `abreast`; not where a layer is wide.
+
+    Threads of products wait busily for the next one, and take the processors that workers need.
+    """
+    return threadpool_limits(None if any(map(_is_wide, layers)) else 1, "blas")
+
+
+def _is_wide(layer: Layer) -> bool:
+    """Returns whether products are most of a layer's work, and sums of them so large that one batch has to do."""
+    return bool(layer.labels.shape[1] > WIDE)
 
 
 def bias_of(layer: Layer, frontier: Frontier) -> np.ndarray:
@@ -87,13 +145,13 @@ def bias_of(layer: Layer, frontier: Frontier) -> np.ndarray:
     return part.reshape(groups, outputs).astype(np.float64)
 
 
-def _rows(layer: Layer, seen: Frontier, truth: Frontier, k: int, share: float, rng: np.random.Generator) -> Rows:
-    """Returns rows of batch k at sampled places."""
+def _rows(layer: Layer, seen: Frontier, truth: Frontier, k: int, places: Places, features: Places | None) -> Rows:
+    """Returns rows of batch k at these places."""
     view, y = layer.view, truth.values[k][layer.output]
-    places = view.places(y.shape, share, rng)
-    patches = np.ascontiguousarray(view.patches(seen.values[k][layer.input], places), np.float32)
+    patches = np.ascontiguousarray(view.patches(seen.values[k][layer.input], places, features), np.float32)
     if layer.direct:  # what stands behind the node is not linear: the old weights tell
-        right = patches if seen is truth else view.patches(truth.values[k][layer.input], places).astype(np.float32)
+        whole = view.patches(truth.values[k][layer.input], places)
+        right = np.ascontiguousarray(whole, np.float32)
         weight = view.matrix(truth.content(layer.use.name)).astype(np.float32)
         target = right @ weight.transpose(0, 2, 1)
     else:

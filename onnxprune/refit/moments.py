@@ -50,23 +50,26 @@ class Moments:
             zeros((groups, outputs)),
         )
 
+    @staticmethod
+    def seen(p: np.ndarray, t: np.ndarray, *, products: bool = True) -> Moments:
+        """Returns the moments of rows of inputs (g, n, f) and of targets (g, n, o), to be added to those of no samples.
+
+        Products are formed in float32; sums over what was seen are in float64, beyond `WIDE` features float32 too.
+        """
+        few = p if products else p[:, :, :0]
+        return Moments(
+            p.shape[1],
+            p.sum(axis=1, dtype=np.float64),
+            t.sum(axis=1, dtype=np.float64),
+            few.transpose(0, 2, 1) @ few,
+            t.transpose(0, 2, 1) @ few,
+            np.einsum("gno,gno->go", t, t, dtype=np.float64),
+        )
+
     @property
     def products(self) -> bool:
         """Whether products of inputs are there."""
         return len(self.pp[0]) == len(self.p[0])
-
-    def add(self, p: np.ndarray, t: np.ndarray) -> None:
-        """Adds rows of inputs (g, n, f) and of targets (g, n, o); products are formed in float32, sums in float64.
-
-        Beyond `WIDE` features sums of products are kept in float32 too.
-        """
-        self.n += p.shape[1]
-        self.p += p.sum(axis=1, dtype=np.float64)
-        self.t += t.sum(axis=1, dtype=np.float64)
-        self.tt += np.einsum("gno,gno->go", t, t, dtype=np.float64)
-        if self.products:
-            self.pp += p.transpose(0, 2, 1) @ p
-            self.tp += t.transpose(0, 2, 1) @ p
 
     def __iadd__(self, other: Moments) -> Self:
         """Adds the moments of other samples."""
@@ -91,7 +94,10 @@ class Moments:
         return Moments(self.n + other.n, *sums)
 
     def of(self, features: npt.NDArray[np.intp]) -> Moments:
-        """Returns the moments of some features: (g, k) places in each group, ascending; itself where these are all."""
+        """Returns the moments of some features: (g, k) places in each group, ascending.
+
+        It is itself where it has no more than these: of all features, or of the same ones.
+        """
         if features.shape[1] == self.p.shape[1]:
             return self
         p = np.take_along_axis(self.p, features, 1)
@@ -146,12 +152,14 @@ class Kept:
         return Kept(features, np.take_along_axis(keep, features, 1))
 
     def take(self, w: Floats) -> Floats:
-        """Returns weights (g, o, k), or inputs (g, n, k), at these features, zeros where one doesn't count."""
+        """Returns weights (g, o, f) at these features, zeros where one doesn't count."""
         if self.there.all() and self.there.shape[1] == w.shape[2]:
             return w
-        taken = [a.take(k, axis=1) for a, k in zip(w, self.features, strict=True)]
-        found: Floats = taken[0][None] if len(taken) == 1 else np.stack(taken)
-        return found if self.there.all() else found * self.there[:, None, :]
+        return self.blanked(np.take_along_axis(w, self.features[:, None, :], 2))
+
+    def blanked(self, w: Floats) -> Floats:
+        """Returns weights (g, o, k), or inputs (g, n, k), with zeros where one doesn't count."""
+        return w if self.there.all() else w * self.there[:, None, :]
 
     def put(self, w: Floats, shape: tuple[int, ...]) -> Floats:
         """Returns weights in full size, zeros elsewhere."""

@@ -18,7 +18,7 @@ from onnxprune.engine.labels import Array
 from onnxprune.engine.layers import Layer
 from onnxprune.engine.units import Units
 from onnxprune.refit import pairs
-from onnxprune.refit.gathering import MOST_FEATURES, gather
+from onnxprune.refit.gathering import MOST_FEATURES, Drawing, gather
 from onnxprune.refit.moments import Bools, Moments
 from onnxprune.refit.obs import Problem, eliminate
 from onnxprune.refit.pairs import Mix, Pair
@@ -63,15 +63,15 @@ class Selection:
         return np.where(labels >= 0, self.units.of_label[labels], -1)
 
     # ---------------------------------------------------------------- before the walk
-    def begin(self, layers: Sequence[Layer], dense: Frontier, *, choose: bool, mend: bool, seed: int) -> None:
+    def begin(self, layers: Sequence[Layer], dense: Frontier, drawing: Drawing, *, choose: bool, mend: bool) -> None:
         """Chooses for all groups that cannot wait for their consumer, and finds out which can.
 
         Args:
             layers: the linear layers, in node order.
             dense: the dense network at its start; what layers read must last until they have been run.
+            drawing: how rows are drawn.
             choose: by loss; else by scores.
             mend: find out what queries can take over from cut dims.
-            seed: of sampled positions.
         """
         found = pairs.find_pairs(self.units)
         readers = self.readers(layers)
@@ -99,7 +99,7 @@ class Selection:
             else:
                 order = np.argsort(self.scores[g], kind="stable")
                 self.cut(g, order[:count], order)
-        known = _Pass(self, layers, dense, seed, stops)
+        known = _Pass(self, layers, dense, drawing, stops)
         known.choose(waiting, paired)
         if mend:
             cut = {g for g, count in enumerate(self.counts) if count}
@@ -203,7 +203,7 @@ class _Pass:
     """One pass of the dense network that gathers what groups with several consumers, and pairs, are worth."""
 
     def __init__(
-        self, selection: Selection, layers: Sequence[Layer], dense: Frontier, seed: int, stops: set[int]
+        self, selection: Selection, layers: Sequence[Layer], dense: Frontier, drawing: Drawing, stops: set[int]
     ) -> None:
         """Starts with nothing asked for.
 
@@ -211,11 +211,12 @@ class _Pass:
             selection: the units that go, as far as they are known.
             layers: the linear layers.
             dense: the dense network at its start.
-            seed: of sampled positions.
+            drawing: how rows are drawn.
             stops: layers that the network is run up to if it gets there, asked for or not: what runtimes fuse, and so
                 how they round, must not hang on what is already known.
         """
-        self.selection, self.layers, self.dense, self.seed, self.stops = selection, layers, dense, seed, stops
+        self.selection, self.layers, self.dense, self.stops = selection, layers, dense, stops
+        self.drawing = drawing
         self.waiting: dict[int, list[int]] = {}
         self.chosen: dict[int, list[int]] = {}
         self.wanted: set[int] = set()
@@ -253,7 +254,7 @@ class _Pass:
             if p is not None:
                 self._visit(p)
                 continue
-            fit, check = gather(self.layers[k], self.dense, self.dense, self.seed)
+            fit, check = gather(self.layers[k], self.dense, self.dense, self.drawing)
             if k in self.pooled:
                 self._add(self.layers[k].use.name, fit, check)
                 fit = fit + check

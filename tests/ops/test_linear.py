@@ -43,9 +43,17 @@ def seen(model: onnx.ModelProto, x: np.ndarray) -> tuple[list[Layer], list[np.nd
 def product(layer: Layer, x: np.ndarray, shape: tuple[int, ...], weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns what the matrix makes of the patches at some places, and the places."""
     places = layer.view.places(shape, 0.6, np.random.default_rng(0))
-    matrix = layer.view.matrix(weight)
+    matrix, patches = layer.view.matrix(weight), layer.view.patches(x, places)
     np.testing.assert_array_equal(layer.view.restore(matrix), weight)
-    return layer.view.patches(x, places) @ matrix.transpose(0, 2, 1), places
+    some_are_taken_from_all(layer, x, places, patches)
+    return patches @ matrix.transpose(0, 2, 1), places
+
+
+def some_are_taken_from_all(layer: Layer, x: np.ndarray, places: np.ndarray, patches: np.ndarray) -> None:
+    """Passes if the patches at a few features, other ones in each group, are those at all features, less the rest."""
+    some = np.stack([np.arange(g % 2, patches.shape[2], 2)[:1] for g in range(len(patches))])
+    found = layer.view.patches(x, places, some)
+    np.testing.assert_array_equal(found, np.take_along_axis(patches, some[:, None, :], 2))
 
 
 LAYERS: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = [
@@ -106,8 +114,10 @@ def test_a_cell_is_the_sum_of_its_two_products(direction: str) -> None:
     (inputs, state) = layers
     assert not inputs.recurs and state.recurs
     every = np.arange(10)
-    fed = inputs.view.patches(x, every) @ inputs.view.matrix(w).transpose(0, 2, 1)
-    told = state.view.patches(y, every) @ state.view.matrix(r).transpose(0, 2, 1)
+    read, known = inputs.view.patches(x, every), state.view.patches(y, every)
+    some_are_taken_from_all(inputs, x, every, read)
+    some_are_taken_from_all(state, y, every, known)
+    fed, told = read @ inputs.view.matrix(w).transpose(0, 2, 1), known @ state.view.matrix(r).transpose(0, 2, 1)
     for d in range(many):
         step = fed[d].reshape(5, 2, 3)
         before = told[d].reshape(5, 2, 3)

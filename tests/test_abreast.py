@@ -1,0 +1,93 @@
+"""Batches that are worked on side by side: in order, not too many at a time, and the same for any number of workers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from threadpoolctl import threadpool_info
+
+import onnxprune
+from onnxprune.refit.abreast import abreast
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    def slow_at_first(k: int) -> int:
+        time.sleep(0.02 if k == 0 else 0)
+        return 10 * k
+
+    assert list(abreast(slow_at_first, range(7), 3)) == [0, 10, 20, 30, 40, 50, 60]
+
+
+def test_no_more_items_are_taken_than_workers_can_soon_use() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for k in range(20):
+            taken.append(k)
+            yield k
+
+    results = abreast(lambda k: k, items(), 2)
+    assert next(results) == 0
+    assert len(taken) <= 5
+    results.close()
+
+
+def test_an_error_is_the_callers() -> None:
+    def broken(k: int) -> int:
+        raise ValueError(f"item {k}")
+
+    with pytest.raises(ValueError, match="item 0"):
+        list(abreast(broken, range(3), 2))
+
+
+def test_workers_see_numbers_as_the_caller_does_and_products_have_one_thread() -> None:
+    def blas(_: int) -> list[int]:
+        np.float32(1) / np.float32(0)  # a warning is an error here
+        return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
+
+    before = blas_threads()
+    with np.errstate(all="ignore"):
+        assert all(set(found) <= {1} for found in abreast(blas, range(4), 2))
+    assert blas_threads() == before
+
+
+def blas_threads() -> list[int]:
+    return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
+
+
+def test_refits_do_not_hang_on_the_number_of_workers() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [3, 12, 16, 8]
+    weights = [rng.standard_normal((o, i, 3, 3)).astype(np.float32) * 0.3 for i, o in pairwise(sizes)]
+    nodes = []
+    for k in range(len(weights)):
+        nodes += [
+            helper.make_node("Conv", [f"x{k}", f"w{k}"], [f"c{k}"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", [f"c{k}"], [f"x{k + 1}"]),
+        ]
+    float32 = TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x0", float32, ["n", 3, 10, 10])],
+        [helper.make_tensor_value_info(f"x{len(weights)}", float32, None)],
+        [numpy_helper.from_array(w, f"w{k}") for k, w in enumerate(weights)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    inputs = {"x0": rng.standard_normal((300, 3, 10, 10)).astype(np.float32)}
+    threads = threading.active_count()
+    first, *others = (
+        ir.to_proto(onnxprune.prune(model, ratio=0.5, calibration=inputs, jobs=jobs).model).SerializeToString()
+        for jobs in (1, 2, 5)
+    )
+    assert len(first) < onnx.ModelProto.ByteSize(model)
+    assert all(other == first for other in others)
+    assert threading.active_count() == threads
