@@ -55,9 +55,10 @@ def test_what_groups_cost_alone_is_added_up_and_its_roots_are_lines() -> None:
     assert foretold(LOSSES, (8, 0)) == pytest.approx(0.01)
 
 
-def test_the_same_counts_are_tried_once_and_dear_ones_not_at_all(units: Units) -> None:
-    first, same, near, dear = (contender(units, *c) for c in ((16, 0), (16, 0), (15, 4), (24, 0)))
-    assert promising([first, same, near, dear], LOSSES) == [near, first]  # the least loss foremost
+def test_counts_that_are_alike_are_tried_once_and_dear_ones_not_at_all(units: Units) -> None:
+    counts = ((16, 0), (16, 0), (16, 1), (15, 4), (24, 0))
+    first, same, alike, near, dear = (contender(units, *c) for c in counts)
+    assert promising([first, same, alike, near, dear], LOSSES) == [near, first]  # the least loss foremost
     assert promising([dear], LOSSES) == [dear]
 
 

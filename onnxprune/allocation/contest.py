@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxprune.allocation.budget import Budget
@@ -27,6 +28,7 @@ from onnxprune.graph.running import ready, run_all
 __all__ = ["SAMPLES", "WORK", "Contender", "promising", "winner"]
 
 WORTH = 1.25  # times the least loss foretold, up to which counts are worth a trial
+ALIKE = 1 / 32  # of the kept units: counts that differ by less do the same within what a trial can tell
 MARGIN = 1.1  # times the loss of uniform counts, to be the least still: they are there if foretold losses mislead
 SAMPLES = 768  # that a trial is refitted on, at most
 WORK = 3 * 10**11  # MACs of passes over the inputs; where one pass takes more, trials take minutes
@@ -58,11 +60,16 @@ class Contender:
 
 
 def promising(contenders: Sequence[Contender], sensitivity: Sensitivity) -> list[Contender]:
-    """Returns contenders of different counts whose foretold loss is near the least, from the least on."""
-    found = list({c.chosen.counts: c for c in reversed(contenders)}.values())[::-1]
-    losses = [foretold(sensitivity, c.chosen.counts) for c in found]
-    ranked = sorted(zip(losses, found, strict=True), key=lambda pair: pair[0])
-    return [c for loss, c in ranked if loss <= WORTH * min(losses)]
+    """Returns contenders whose foretold loss is near the least, from the least on, of those alike the first."""
+    losses = [foretold(sensitivity, c.chosen.counts) for c in contenders]
+    sizes = np.array([curve.units for curve in sensitivity.curves])
+    found: list[Contender] = []
+    for k in np.argsort(losses, kind="stable").tolist():
+        kept = [sizes - np.array(c.chosen.counts) for c in (contenders[k], *found)]
+        alike = any(np.abs(kept[0] - other).sum() < ALIKE * other.sum() for other in kept[1:])
+        if losses[k] <= WORTH * min(losses) and not alike:
+            found.append(contenders[k])
+    return found
 
 
 def winner(
