@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--targets", nargs="+", type=float, default=TARGETS)
     parser.add_argument("--allocations", nargs="+", default=ALLOCATIONS, choices=ALLOCATIONS)
-    parser.add_argument("--draws", type=int, default=6, help="of the calibration pictures")
+    parser.add_argument("--draws", type=int, default=12, help="of the calibration pictures")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "allocation.md")
     args = parser.parse_args()
     points: list[Point] = []

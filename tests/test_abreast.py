@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from threadpoolctl import threadpool_info
 
 import onnxprune
+from onnxprune.refit import gathering
 from onnxprune.refit.abreast import abreast
 
 
@@ -63,7 +64,8 @@ def blas_threads() -> list[int]:
     return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
 
 
-def test_refits_do_not_hang_on_the_number_of_workers() -> None:
+def network() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Returns three convolutions with a Relu behind each, and inputs of several batches."""
     rng = np.random.default_rng(0)
     sizes = [3, 12, 16, 8]
     weights = [rng.standard_normal((o, i, 3, 3)).astype(np.float32) * 0.3 for i, o in pairwise(sizes)]
@@ -82,12 +84,26 @@ def test_refits_do_not_hang_on_the_number_of_workers() -> None:
         [numpy_helper.from_array(w, f"w{k}") for k, w in enumerate(weights)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    inputs = {"x0": rng.standard_normal((300, 3, 10, 10)).astype(np.float32)}
+    return model, {"x0": rng.standard_normal((300, 3, 10, 10)).astype(np.float32)}
+
+
+def pruned(jobs: int) -> onnx.ModelProto:
+    model, inputs = network()
+    return ir.to_proto(onnxprune.prune(model, ratio=0.5, calibration=inputs, jobs=jobs).model)
+
+
+def test_refits_do_not_hang_on_the_number_of_workers() -> None:
     threads = threading.active_count()
-    first, *others = (
-        ir.to_proto(onnxprune.prune(model, ratio=0.5, calibration=inputs, jobs=jobs).model).SerializeToString()
-        for jobs in (1, 2, 5)
-    )
-    assert len(first) < onnx.ModelProto.ByteSize(model)
+    first, *others = (pruned(jobs).SerializeToString() for jobs in (1, 2, 5))
     assert all(other == first for other in others)
+    assert len(first) < network()[0].ByteSize()
     assert threading.active_count() == threads
+
+
+def test_wide_layers_go_batch_by_batch_to_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = pruned(2)
+    monkeypatch.setattr(gathering, "WIDE", 4)
+    monkeypatch.setattr(gathering, "abreast", None)
+    alone = pruned(2)
+    for a, b in zip(workers.graph.initializer, alone.graph.initializer, strict=True):
+        np.testing.assert_allclose(numpy_helper.to_array(b), numpy_helper.to_array(a), rtol=1e-3, atol=1e-4)
