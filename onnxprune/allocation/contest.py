@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxprune.allocation.budget import Budget
 from onnxprune.allocation.choosing import Way
 from onnxprune.allocation.counts import foretold
 from onnxprune.allocation.divergence import relative_error
+from onnxprune.allocation.knapsack import Counts
 from onnxprune.allocation.mending import Chosen
 from onnxprune.allocation.sensitivity import Progress, Sensitivity
 from onnxprune.engine.cut import cut
@@ -62,14 +62,17 @@ class Contender:
 def promising(contenders: Sequence[Contender], sensitivity: Sensitivity) -> list[Contender]:
     """Returns contenders whose foretold loss is near the least, from the least on, of those alike the first."""
     losses = [foretold(sensitivity, c.chosen.counts) for c in contenders]
-    sizes = np.array([curve.units for curve in sensitivity.curves])
+    units = sum(curve.units for curve in sensitivity.curves)
     found: list[Contender] = []
-    for k in np.argsort(losses, kind="stable").tolist():
-        kept = [sizes - np.array(c.chosen.counts) for c in (contenders[k], *found)]
-        alike = any(np.abs(kept[0] - other).sum() < ALIKE * other.sum() for other in kept[1:])
-        if losses[k] <= WORTH * min(losses) and not alike:
-            found.append(contenders[k])
+    for loss, c in sorted(zip(losses, contenders, strict=True), key=lambda pair: pair[0]):
+        if loss <= WORTH * min(losses) and not any(_alike(c.chosen.counts, f.chosen.counts, units) for f in found):
+            found.append(c)
     return found
+
+
+def _alike(some: Counts, others: Counts, units: int) -> bool:
+    """Returns whether counts of units that go, of so many in all, differ by next to nothing."""
+    return sum(abs(a - b) for a, b in zip(some, others, strict=True)) < ALIKE * (units - sum(others))
 
 
 def winner(
