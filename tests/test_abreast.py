@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
+from test_compensation import Step, network
 from threadpoolctl import threadpool_info
 
 import onnxprune
@@ -52,7 +53,7 @@ def test_an_error_is_the_callers() -> None:
 def test_workers_see_numbers_as_the_caller_does_and_products_have_one_thread() -> None:
     def blas(_: int) -> list[int]:
         np.float32(1) / np.float32(0)  # a warning is an error here
-        return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
+        return blas_threads()
 
     before = blas_threads()
     with np.errstate(all="ignore"):
@@ -64,31 +65,20 @@ def blas_threads() -> list[int]:
     return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
 
 
-def network() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def convolutions() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Returns three convolutions with a Relu behind each, and inputs of several batches."""
     rng = np.random.default_rng(0)
-    sizes = [3, 12, 16, 8]
-    weights = [rng.standard_normal((o, i, 3, 3)).astype(np.float32) * 0.3 for i, o in pairwise(sizes)]
-    nodes = []
-    for k in range(len(weights)):
-        nodes += [
-            helper.make_node("Conv", [f"x{k}", f"w{k}"], [f"c{k}"], pads=[1, 1, 1, 1]),
-            helper.make_node("Relu", [f"c{k}"], [f"x{k + 1}"]),
-        ]
-    float32 = TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("x0", float32, ["n", 3, 10, 10])],
-        [helper.make_tensor_value_info(f"x{len(weights)}", float32, None)],
-        [numpy_helper.from_array(w, f"w{k}") for k, w in enumerate(weights)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return model, {"x0": rng.standard_normal((300, 3, 10, 10)).astype(np.float32)}
+    weights = {f"w{k}": rng.standard_normal((o, i, 3, 3)) * 0.3 for k, (i, o) in enumerate(pairwise([3, 12, 16, 8]))}
+    steps: list[Step] = []
+    for k, name in enumerate(weights):
+        before, behind = "x" if k == 0 else f"r{k - 1}", f"r{k}" if k < 2 else "y"
+        steps += [("Conv", [before, name], [f"c{k}"], {"pads": [1, 1, 1, 1]}), ("Relu", [f"c{k}"], [behind], {})]
+    model = network(steps, ("n", 3, 10, 10), weights)
+    return model, {"x": rng.standard_normal((300, 3, 10, 10)).astype(np.float32)}
 
 
 def pruned(jobs: int) -> onnx.ModelProto:
-    model, inputs = network()
+    model, inputs = convolutions()
     return ir.to_proto(onnxprune.prune(model, ratio=0.5, calibration=inputs, jobs=jobs).model)
 
 
@@ -96,7 +86,7 @@ def test_refits_do_not_hang_on_the_number_of_workers() -> None:
     threads = threading.active_count()
     first, *others = (pruned(jobs).SerializeToString() for jobs in (1, 2, 5))
     assert all(other == first for other in others)
-    assert len(first) < network()[0].ByteSize()
+    assert len(first) < convolutions()[0].ByteSize()
     assert threading.active_count() == threads
 
 

@@ -141,7 +141,7 @@ class Batches(CalibrationDataReader):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::Warning")
-@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+@pytest.mark.parametrize("form", [QuantFormat.QOperator, QuantFormat.QDQ])
 def test_statically_quantized_weights_are_mended(form: QuantFormat, tmp_path: Path) -> None:
     small = tmp_path / "small.onnx"
     quantize_static(MODELS / "digits_mobilenet.onnx", small, Batches(), quant_format=form)

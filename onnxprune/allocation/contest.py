@@ -7,11 +7,8 @@ that come into question are cut, refitted on a part of the calibration inputs, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
-
-from threadpoolctl import threadpool_limits
 
 from onnxprune.allocation.budget import Budget
 from onnxprune.allocation.choosing import Way
@@ -24,6 +21,7 @@ from onnxprune.engine.cut import cut
 from onnxprune.engine.frontier import Feed
 from onnxprune.graph.model import Source
 from onnxprune.graph.running import ready, run_all
+from onnxprune.refit.abreast import abreast
 
 __all__ = ["SAMPLES", "WORK", "Contender", "promising", "winner"]
 
@@ -112,7 +110,6 @@ def winner(
             loss = relative_error(dense, run_all(subject, held, providers))
         return loss * (MARGIN if contenders[k].way.spread == "even" else 1.0), mended
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(jobs) as pool:  # as in `abreast`, which is at work within
-        trials = list(pool.map(trial, range(len(contenders))))
+    trials = list(abreast(trial, range(len(contenders)), jobs))
     best = min(range(len(trials)), key=lambda k: trials[k][0])
     return replace(contenders[best], mended=trials[best][1])

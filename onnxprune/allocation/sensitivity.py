@@ -8,7 +8,6 @@ group first changes anything, runs the rest of the network with each level's wei
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +20,7 @@ from onnxprune.engine.cost import batch_size, node_macs
 from onnxprune.engine.frontier import Feed, Frontier, Spool
 from onnxprune.engine.twin import as_read
 from onnxprune.engine.units import Units
+from onnxprune.refit.abreast import abreast
 from onnxprune.refit.gathering import Drawing, quiet
 from onnxprune.refit.realign import realigned
 from onnxprune.reports.report import SensitivityRow
@@ -170,22 +170,18 @@ def _measured(
     dense = Suffix(coupling, Change(), providers).run(frontier.values, {})
     starts = [t.change.first_node(coupling) for t in trials]
     found: dict[int, tuple[float, ...]] = {}
-    with ThreadPoolExecutor(max(jobs, 1)) as pool:
-        for done, k in enumerate(sorted(range(len(trials)), key=lambda k: (starts[k], k))):
-            progress(done)
-            frontier.advance(starts[k])
-            found[trials[k].group] = _curve(
-                Suffix(coupling, trials[k].change, providers), trials[k], frontier.values, dense, pool
-            )
+    for done, k in enumerate(sorted(range(len(trials)), key=lambda k: (starts[k], k))):
+        progress(done)
+        frontier.advance(starts[k])
+        suffix = Suffix(coupling, trials[k].change, providers)
+        found[trials[k].group] = _curve(suffix, trials[k], frontier.values, dense, jobs)
     return found
 
 
-def _curve(
-    suffix: Suffix, trial: Trial, values: Sequence[Feed], dense: Sequence[Feed], pool: ThreadPoolExecutor
-) -> tuple[float, ...]:
+def _curve(suffix: Suffix, trial: Trial, values: Sequence[Feed], dense: Sequence[Feed], jobs: int) -> tuple[float, ...]:
     """Returns the divergence at each level of a group."""
 
     def at(content: Feed) -> float:
         return relative_error(dense, suffix.run(values, content))
 
-    return tuple(pool.map(at, trial.change.contents))
+    return tuple(abreast(at, trial.change.contents, jobs))

@@ -119,17 +119,23 @@ def toward_activation(
     most = min(MOST_ROWS, MOST_NUMBERS // (kept.features.size + RESULTS * found[1].size))
     parts = list(sampled(part, layer, seen, truth, drawing, most, kept.features))
 
-    def errors(w: Floats, b: Floats) -> _Errors:
-        return reduce(add, abreast(lambda x: _errors(w, b, x, respond), parts, drawing.jobs))
-
     fit, check = (m.of(kept.features) for m in moments)
     solver, count = Fit(fit + check, kept.take(w0), kept.there), fit.n + check.n
     w, b = new, level = kept.take(found[0]), found[1]
-    steepest = _steepest(list(abreast(lambda x: _secants(w, b, x, respond), parts, drawing.jobs)))
-    before = left = errors(w, b)
+
+    def first(x: _Part) -> tuple[_Errors, np.ndarray]:
+        before, behind = _missed(w, b, x, respond)
+        return _errors(x, behind), _secants(before, behind)
+
+    def later(x: _Part) -> _Errors:
+        return _errors(x, _missed(new, level, x, respond)[1])
+
+    looks, secants = zip(*abreast(first, parts, drawing.jobs), strict=True)
+    steepest, before = _steepest(secants), reduce(add, looks)
+    left = before
     for _ in range(STEPS):
         new, level = _step(new, level, left, steepest, solver, ridge, count, free=layer.bias is not None)
-        left = errors(new, level)
+        left = reduce(add, abreast(later, parts, drawing.jobs))
     better = left.squared < before.squared
     return kept.put(np.where(better[:, :, None], new, w), w0.shape), np.where(better, level, b)
 
@@ -141,9 +147,8 @@ def _missed(w: Floats, b: Floats, x: _Part, respond: Response) -> tuple[np.ndarr
     return x.t - made, x.wanted - respond(made, x.other)
 
 
-def _errors(w: Floats, b: Floats, x: _Part, respond: Response) -> _Errors:
-    """Returns what the outputs of some rows still miss."""
-    _, behind = _missed(w, b, x, respond)
+def _errors(x: _Part, behind: np.ndarray) -> _Errors:
+    """Returns what errors (g, n, o) behind the activation tell of some rows."""
     return _Errors(
         x.p.shape[1],
         x.inputs,
@@ -153,18 +158,17 @@ def _errors(w: Floats, b: Floats, x: _Part, respond: Response) -> _Errors:
     )
 
 
-def _secants(w: Floats, b: Floats, x: _Part, respond: Response) -> np.ndarray:
+def _secants(before: np.ndarray, behind: np.ndarray) -> np.ndarray:
     """Returns (2, g, o): the least and the largest slope of a secant of the activation, from what is wanted to what is.
 
     Those where the error is below the usual one are left out: they tell more of rounding than of the activation.
     """
-    before, behind = _missed(w, b, x, respond)
     squares = np.square(before)
     slopes = np.where(squares > squares.mean(axis=1, keepdims=True), behind / before, np.float32(0))
     return np.stack([slopes.min(axis=1), slopes.max(axis=1)])
 
 
-def _steepest(secants: list[np.ndarray]) -> np.ndarray:
+def _steepest(secants: Sequence[np.ndarray]) -> np.ndarray:
     """Returns (g, o) the steepest slope of all rows, infinite where all are flat."""
     down, up = np.min([s[0] for s in secants], axis=0), np.max([s[1] for s in secants], axis=0)
     found = np.where(up >= -down, up, down)

@@ -65,7 +65,7 @@ def compensate(
     mode: str,
     providers: Sequence[str],
     seed: int,
-    jobs: int = 1,
+    jobs: int,
     align: bool = False,
     known: dict[int, Array] | None = None,
     planned: Bools | None = None,

@@ -150,8 +150,8 @@ def _rows(layer: Layer, seen: Frontier, truth: Frontier, k: int, places: Places,
     view, y = layer.view, truth.values[k][layer.output]
     patches = np.ascontiguousarray(view.patches(seen.values[k][layer.input], places, features), np.float32)
     if layer.direct:  # what stands behind the node is not linear: the old weights tell
-        whole = view.patches(truth.values[k][layer.input], places)
-        right = np.ascontiguousarray(whole, np.float32)
+        known = seen is truth and features is None
+        right = patches if known else view.patches(truth.values[k][layer.input], places).astype(np.float32)
         weight = view.matrix(truth.content(layer.use.name)).astype(np.float32)
         target = right @ weight.transpose(0, 2, 1)
     else:

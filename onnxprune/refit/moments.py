@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.ops.linear import at_features
+
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
@@ -155,7 +157,7 @@ class Kept:
         """Returns weights (g, o, f) at these features, zeros where one doesn't count."""
         if self.there.all() and self.there.shape[1] == w.shape[2]:
             return w
-        return self.blanked(np.take_along_axis(w, self.features[:, None, :], 2))
+        return self.blanked(at_features(w, self.features))
 
     def blanked(self, w: Floats) -> Floats:
         """Returns weights (g, o, k), or inputs (g, n, k), with zeros where one doesn't count."""
