@@ -58,9 +58,13 @@ class Plan:
         """Whether weights are refitted."""
         return bool(self.options.get("compensate", "auto") != "none")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan with its version; groups and tensors are what they are."""
+        return {"onnxprune_plan": VERSION, **vars(self)}
+
     def to_json(self) -> str:
         """Returns the plan as JSON, the same text for the same plan."""
-        return json.dumps({"onnxprune_plan": VERSION, **vars(self)}, default=vars, indent=1, sort_keys=True) + "\n"
+        return json.dumps(self.to_dict(), default=vars, indent=1, sort_keys=True) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan."""

@@ -16,8 +16,8 @@ from test_compensation import Step, network
 from threadpoolctl import threadpool_info
 
 import onnxprune
+from onnxprune.abreast import abreast
 from onnxprune.refit import gathering
-from onnxprune.refit.abreast import abreast
 
 
 def test_results_come_in_the_order_of_the_items() -> None:

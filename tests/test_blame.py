@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,16 @@ def chain() -> onnx.ModelProto:
 
 def cut_wrongly(monkeypatch: pytest.MonkeyPatch, names: set[str], *, shape: bool = False) -> None:
     """Lets what is cut of some constants be wrong: in its values, or in its shape."""
-    right = Cutting.slice
+    right = Cutting.slices
 
-    def wrong(self: Cutting, use: Use, values: np.ndarray) -> np.ndarray:
-        found = right(self, use, values)
-        if use.name not in names or found.shape == values.shape:
-            return found
-        return found[:, :-1] if shape else found + 1
+    def wrong(self: Cutting, use: Use, values: np.ndarray) -> Iterator[np.ndarray]:
+        for found in right(self, use, values):
+            if use.name not in names or found.shape == values.shape:
+                yield found
+            else:
+                yield found[:, :-1] if shape else found + 1
 
-    monkeypatch.setattr(Cutting, "slice", wrong)
+    monkeypatch.setattr(Cutting, "slices", wrong)
 
 
 def cut_in(result: onnxprune.Result) -> dict[str, int]:

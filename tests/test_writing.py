@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import OnnxPruneError, RunError, UsageError
 from onnxprune.graph import writing
+from onnxprune.graph.lazy import Striped
 from onnxprune.graph.model import Source, check_output, load, save
 
 DATA_NAME = re.compile(r"out\.[0-9a-f]{12}\.data")
@@ -509,3 +510,26 @@ def test_lazy_tensors_are_asked_one_by_one(tmp_path: Path) -> None:
     for external in (False, True):
         files = save(model, tmp_path / f"{external}.onnx", external=external)
         np.testing.assert_array_equal(load(files[0]).model.graph.initializers["w1"].const_value.numpy(), array)
+
+
+@pytest.mark.parametrize("dtype", [ir.DataType.FLOAT, ir.DataType.BFLOAT16, ir.DataType.INT4])
+def test_striped_tensors_are_written_stripe_by_stripe(dtype: ir.DataType, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(-8, 8, (5, 4097)).astype(dtype.numpy())
+    seen = []
+
+    def stripes() -> Iterator[np.ndarray]:
+        for row in rows:
+            seen.append(len(row))
+            yield row[None]
+
+    tensor = Striped(stripes, dtype, ir.Shape(rows.shape), name="w")
+    assert not seen
+    np.testing.assert_array_equal(tensor.numpy(), rows)
+    value = ir.Value(name="w", shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor)
+    graph = ir.Graph([], [value], nodes=[], initializers=[value], opset_imports={"": 21}, name="g")
+    for external in (False, True):
+        seen.clear()
+        (path, *_) = save(ir.Model(graph, ir_version=10), tmp_path / f"{external}.onnx", external=external)
+        assert len(seen) == 5
+        (written,) = ir.load(path).graph.initializers.values()
+        np.testing.assert_array_equal(written.const_value.numpy(), rows)

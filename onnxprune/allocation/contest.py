@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from onnxprune.abreast import abreast
 from onnxprune.allocation.budget import Budget
 from onnxprune.allocation.choosing import Way
 from onnxprune.allocation.counts import foretold
@@ -21,7 +22,6 @@ from onnxprune.engine.cut import cut
 from onnxprune.engine.frontier import Feed
 from onnxprune.graph.model import Source
 from onnxprune.graph.running import ready, run_all
-from onnxprune.refit.abreast import abreast
 
 __all__ = ["SAMPLES", "WORK", "Contender", "promising", "winner"]
 

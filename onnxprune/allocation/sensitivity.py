@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxprune.abreast import abreast
 from onnxprune.allocation.divergence import relative_error
 from onnxprune.allocation.suffix import Change, Suffix
 from onnxprune.allocation.trials import Trial, Trials
@@ -20,7 +21,6 @@ from onnxprune.engine.cost import batch_size, node_macs
 from onnxprune.engine.frontier import Feed, Frontier, Spool
 from onnxprune.engine.twin import as_read
 from onnxprune.engine.units import Units
-from onnxprune.refit.abreast import abreast
 from onnxprune.refit.gathering import Drawing, quiet
 from onnxprune.refit.realign import realigned
 from onnxprune.reports.report import SensitivityRow

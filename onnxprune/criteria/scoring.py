@@ -48,7 +48,7 @@ def score(units: Units, criterion: OnWeights, seed: int) -> tuple[Scores, ...]:
             cells, unit = _cells(units, use.arrays[k], own)
             rng = np.random.default_rng([seed, u, k, int(own[0])])
             with np.errstate(over="ignore", invalid="ignore"):
-                found = (criterion.rule if scaled[g] else l1)(rows[cells], rng)
+                found = (criterion.rule if scaled[g] else l1)(rows[_run(cells)], rng)
                 per_unit = np.bincount(unit, found, len(own)) / np.maximum(np.bincount(unit, minlength=len(own)), 1)
             level = np.abs(per_unit).mean()
             if np.isfinite(level) and level > 0:
@@ -76,6 +76,12 @@ def _cells(units: Units, array: Array, own: Array) -> tuple[Array, Array]:
     of = number[units.of_label[array]].reshape(-1)
     cells = np.flatnonzero(of >= 0)
     return cells, of[cells]
+
+
+def _run(cells: Array) -> Array | slice:
+    """Returns neighbours as a slice, which copies nothing."""
+    first, last = int(cells[0]), int(cells[-1])
+    return slice(first, last + 1) if last - first + 1 == len(cells) else cells
 
 
 def _rows(values: np.ndarray, use: Use, array: Array) -> np.ndarray:

@@ -14,7 +14,10 @@ from onnxprune.engine.sizes import Rewrite
 from onnxprune.graph.constants import constants, is_constant
 from onnxprune.graph.edit import add_constant, free_name, replace_constant
 from onnxprune.graph.flat import restore
+from onnxprune.graph.lazy import Striped
 from onnxprune.ops.zero_points import blank
+
+Change = Callable[[Use, np.ndarray], Iterator[np.ndarray]]  # parts along the first axis
 
 LAZY_FROM = 1 << 22  # bytes; larger tensors are sliced when they are written
 
@@ -22,7 +25,7 @@ LAZY_FROM = 1 << 22  # bytes; larger tensors are sliced when they are written
 def cut(cutting: Cutting, rewrite: Rewrite) -> ir.Model:
     """Returns a new model without the cut units; the original is not changed and shares the untouched tensors."""
     editor = _Editor(cutting)
-    editor.constants(cutting.slice, cutting.shape_of)
+    editor.constants(cutting.slices, cutting.shape_of)
     editor.fold()
     editor.select()
     editor.factors(rewrite)
@@ -56,9 +59,7 @@ class _Editor:
         flat = self.coupling.flat
         return self.model if flat is None else restore(flat, self.model)
 
-    def constants(
-        self, change: Callable[[Use, np.ndarray], np.ndarray], shape_of: Callable[[Use], tuple[int, ...]]
-    ) -> None:
+    def constants(self, change: Change, shape_of: Callable[[Use], tuple[int, ...]]) -> None:
         """Changes every constant that loses something: in place where all its readers agree, else in copies."""
         by_name: dict[str, list[Use]] = {}
         for use in self.coupling.uses:
@@ -85,32 +86,24 @@ class _Editor:
     def _value(self, name: str) -> ir.Value:
         return self.graph.initializers[name] if name in self.graph.initializers else self.holders[name].outputs[0]
 
-    def _changed(
-        self, name: str, use: Use, change: Callable[[Use, np.ndarray], np.ndarray], shape: tuple[int, ...]
-    ) -> ir.TensorProtocol:
+    def _changed(self, name: str, use: Use, change: Change, shape: tuple[int, ...]) -> ir.TensorProtocol:
         """Returns the changed tensor; a large one is made when it is read."""
         old = self.tensors[name]
-
-        def make() -> ir.TensorProtocol:
-            return ir.Tensor(
-                np.ascontiguousarray(change(use, old.numpy())),
-                dtype=old.dtype,
-                name=old.name,
-                doc_string=old.doc_string,
-            )
-
-        if old.nbytes < LAZY_FROM:
-            return make()
-        return ir.LazyTensor(
-            make, dtype=old.dtype, shape=ir.Shape(shape), name=old.name or name, doc_string=old.doc_string
+        made = Striped(
+            lambda: change(use, old.numpy()),
+            old.dtype,
+            ir.Shape(shape),
+            name=old.name or name,
+            doc_string=old.doc_string,
         )
+        if old.nbytes >= LAZY_FROM:
+            return made
+        return ir.Tensor(made.numpy(), dtype=old.dtype, name=old.name, doc_string=old.doc_string)
 
-    def blanked(self, use: Use, values: np.ndarray) -> np.ndarray:
-        """Returns a constant with its cut elements at zero, quantized ones at their zero point."""
+    def blanked(self, use: Use, values: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields a constant with its cut elements at zero, quantized ones at their zero point."""
         zero = blank(self.coupling.nodes[use.node], use.slot, use.shape)
-        if zero is None:
-            return values
-        return np.where(self.cutting.mask(use), values, zero.astype(values.dtype))
+        yield values if zero is None else np.where(self.cutting.mask(use), values, zero.astype(values.dtype))
 
     def fold(self) -> None:
         """Input-independent values that are cut become constants."""

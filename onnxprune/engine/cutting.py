@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,8 @@ from onnxprune.engine.coupling import Coupling, Use
 from onnxprune.engine.labels import Array
 from onnxprune.engine.tensors import Tensor, spans
 from onnxprune.engine.units import Units
+
+_STRIPE = 1 << 20  # bytes of a constant that are sliced at a time
 
 Bools = npt.NDArray[np.bool_]
 
@@ -105,10 +108,20 @@ class Cutting:
 
     def slice(self, use: Use, values: np.ndarray) -> np.ndarray:
         """Returns what stays of a constant's values, dense."""
+        return np.concatenate([*self.slices(use, values)])
+
+    def slices(self, use: Use, values: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields what stays of a constant's values, dense, in parts along the first axis that fit in caches."""
         straight = self._straight(use)
-        if straight is not None:
-            for axis, keep in enumerate(straight):
-                if not keep.all():
-                    values = values.compress(keep, axis)
-            return values
-        return values[self.mask(use)].reshape(self.shape_of(use))
+        if straight is None:
+            yield values[self.mask(use)].reshape(self.shape_of(use))
+            return
+        rows, *others = straight
+        cut = [(axis, keep) for axis, keep in enumerate(others, 1) if not keep.all()]
+        step = max(1, _STRIPE * len(values) // max(values.nbytes, 1))
+        for first in range(0, len(values), step):
+            part = values[first : first + step]
+            part = part.compress(rows[first : first + step], 0)
+            for axis, keep in cut:
+                part = part.compress(keep, axis)
+            yield part

@@ -236,27 +236,26 @@ def _assemble(coupling: Coupling, attempt: _Attempt, produced: np.ndarray, reaso
     number = np.where((able & made)[unit_roots], np.cumsum((able & made)[unit_roots]) - 1, -1)
     of_label = number[of_label]
     count = int(number.max(initial=-1)) + 1
-    places: list[list[int]] = [[] for _ in range(count)]
+    pattern = np.zeros(count, np.int64)  # of each unit, where it appears: a number in `patterns`
+    patterns: list[tuple[int, ...]] = [()]
     keys: list[tuple[int, int]] = []
     for u, use in enumerate(coupling.uses):
         for k, a in enumerate(use.arrays):
-            here = np.unique(of_label[a])
-            for unit in here[here >= 0].tolist():
-                places[unit].append(len(keys))
+            here = _distinct(of_label[a], count)
+            old, new = np.unique(pattern[here], return_inverse=True)
+            pattern[here] = len(patterns) + new
+            patterns += [(*patterns[each], len(keys)) for each in old]
             keys.append((u, k))
-    by_place: dict[tuple[int, ...], list[int]] = {}
-    for unit, where in enumerate(places):
-        if where:
-            by_place.setdefault(tuple(where), []).append(unit)
+    by_place = {patterns[each]: np.flatnonzero(pattern == each) for each in np.unique(pattern[pattern > 0])}
     makers = _makers(coupling, of_label, count)
     groups, taken = [], set()
     for place, members in sorted(by_place.items(), key=lambda item: item[0]):
-        maker = makers.get(members[0], coupling.uses[keys[place[0]][0]].name)
+        maker = coupling.uses[makers[members[0]] if makers[members[0]] >= 0 else keys[place[0]][0]].name
         name, again = maker, 2
         while name in taken:
             name, again = f"{maker}:{again}", again + 1
         taken.add(name)
-        groups.append(Group(name, np.array(members), tuple(keys[p] for p in place)))
+        groups.append(Group(name, members, tuple(keys[p] for p in place)))
     grouped = np.full(count + 1, -1)
     for g in groups:
         grouped[g.units] = 0
@@ -264,19 +263,25 @@ def _assemble(coupling: Coupling, attempt: _Attempt, produced: np.ndarray, reaso
     return Units(coupling, of_label, tuple(groups), _families(coupling, of_label, groups, count), reasons)
 
 
-def _makers(coupling: Coupling, of_label: Array, count: int) -> dict[int, str]:
-    """Returns for each unit the name of the first constant that produces it."""
+def _makers(coupling: Coupling, of_label: Array, count: int) -> Array:
+    """Returns for each unit the number of the first use of a constant that produces it, -1 without one."""
     produced = np.zeros(len(of_label), bool)
     for a in coupling.produced:
         produced[coupling.labels.find(a).ravel()] = True
-    names: dict[int, str] = {}
-    for use in coupling.uses:
+    makers = np.full(count, -1)
+    for u, use in enumerate(coupling.uses):
         for a in use.arrays:
             if len(use.shape) > 1:
-                for unit in np.unique(of_label[a[produced[coupling.labels.find(a)]]]).tolist():
-                    if unit >= 0:
-                        names.setdefault(unit, use.name)
-    return names
+                made = _distinct(of_label[a[produced[coupling.labels.find(a)]]], count)
+                makers[made[makers[made] < 0]] = u
+    return makers
+
+
+def _distinct(numbers: Array, count: int) -> Array:
+    """Returns which units appear, in order; -1 stands for none."""
+    there = np.zeros(count + 1, bool)
+    there[numbers] = True
+    return np.flatnonzero(there[:-1])
 
 
 def _families(coupling: Coupling, of_label: Array, groups: list[Group], count: int) -> tuple[Array, ...]:

@@ -26,6 +26,7 @@ import onnx_ir as ir
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from onnxprune.errors import ModelError, quote
+from onnxprune.graph.lazy import Mapped
 
 __all__ = ["Original", "Serialized", "attributes", "graphs", "nodes", "original_of", "to_ir", "to_proto"]
 
@@ -71,12 +72,19 @@ def original_of(model: ir.Model) -> Original | None:
 def to_ir(original: Original) -> ir.Model:
     """Returns the model in memory, in topological order, with its original kept beside it.
 
-    Sparse tensors stand in it as dense ones that are computed on access; map types as no type at all.
+    Sparse tensors stand in it as dense ones that are computed on access; map types as no type at all; tensors in data
+    files as ones that are mapped on access.
     """
     proto, sparse = _digestible(original.proto)
     model = ir.from_proto(proto)
-    if sparse:
-        _put_sparse(model, sparse)
+
+    def other(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+        found = sparse.get(tensor.doc_string or "")
+        if found is not None:
+            return _dense(found)
+        return Mapped.of(tensor) if isinstance(tensor, ir.ExternalTensor) else None
+
+    _exchange(model, other)
     for number, value in enumerate(_initializers(model)):
         if value.const_value is not None:
             value.const_value.meta[_KEY] = (original, number)
@@ -179,17 +187,17 @@ def _placeholder(tensor: onnx.SparseTensorProto, sparse: dict[str, onnx.SparseTe
     )
 
 
-def _put_sparse(model: ir.Model, sparse: dict[str, onnx.SparseTensorProto]) -> None:
-    """Puts tensors that are computed on access in the place of the marked ones."""
+def _exchange(model: ir.Model, other: Callable[[ir.TensorProtocol], ir.TensorProtocol | None]) -> None:
+    """Puts other tensors in the place of initializers and of what Constants hold; None: it stays."""
     for value in _initializers(model):
-        if value.const_value is not None and (found := sparse.get(value.const_value.doc_string or "")):
-            value.const_value = _dense(found)
+        if value.const_value is not None and (found := other(value.const_value)) is not None:
+            value.const_value = found
     for node in nodes(model):
         attribute = node.attributes.get("value")
         if attribute is None or attribute.type != ir.AttributeType.TENSOR or attribute.is_ref():
             continue
-        if found := sparse.get(attribute.as_tensor().doc_string or ""):
-            node.attributes["value"] = ir.AttrTensor("value", _dense(found))
+        if (found := other(attribute.as_tensor())) is not None:
+            node.attributes["value"] = ir.AttrTensor("value", found)
 
 
 def _dense(tensor: onnx.SparseTensorProto) -> ir.LazyTensor:

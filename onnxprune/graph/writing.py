@@ -12,7 +12,9 @@ import hashlib
 import os
 import re
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -25,6 +27,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnxprune.errors import ModelError, RunError, UsageError, quote
 from onnxprune.graph import faithful, guard
 from onnxprune.graph.files import MAX_PROTO_BYTES, DataFolder, read_model_file
+from onnxprune.graph.lazy import Striped
 from onnxprune.graph.unfinished import PREFIX, Unfinished, mentions, remove_data, taking_part
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ EXTERNAL_FROM = 1024
 _ALIGN_FROM = 1 << 16  # tensors from this size start on a page, so that runtimes can map them
 _PAGE, _WORD = 4096, 16
 _CHUNK = 1 << 22
+_AHEAD = 8  # chunks that may wait to be written or hashed
 _ROOM = 1 << 26  # bytes that everything but the tensors may take in a model of nearly 2 GiB
 _STEM_BYTES = 200  # file names end at 255 bytes, and the hash must fit
 
@@ -249,19 +253,19 @@ def _write_data(tensors: list[tuple[onnx.TensorProto, Any]], transaction: _Trans
     """Writes the data file, tensor by tensor, and returns its path; the tensors then point to it."""
     temporary = transaction.create(".data")
     digest, places, position = hashlib.sha256(), [], 0
-    with temporary.open("wb") as file:
+    with temporary.open("wb") as file, _Beside(digest.update, file.write) as taken:
         for tensor, data in tensors:
             size = _nbytes(data)
             gap = -position % (_PAGE if size >= _ALIGN_FROM else _WORD)
             written = 0
             for chunk in chain((bytes(gap),), _chunks(data)):
-                digest.update(chunk)
-                file.write(chunk)
+                taken.put(chunk)
                 written += len(chunk)
             if written != gap + size:
                 raise RunError(f"tensor {quote(tensor.name)} has {written - gap:,} bytes instead of {size:,}")
             places.append((position + gap, size))
             position += written
+        taken.wait(0)
         _flush(file)
     path = transaction.path.absolute().parent / f"{_stem(transaction.path)}.{digest.hexdigest()[:12]}.data"
     transaction.rename(temporary, path)
@@ -276,6 +280,31 @@ def _write_data(tensors: list[tuple[onnx.TensorProto, Any]], transaction: _Trans
         for key, value in (("location", path.name), ("offset", str(offset)), ("length", str(size))):
             tensor.external_data.add(key=key, value=value)
     return path
+
+
+class _Beside:
+    """Passes chunks on to those who take them, each in a thread of its own; the next one is made meanwhile."""
+
+    def __init__(self, *takers: Callable[[bytes], Any]) -> None:
+        self.takers = [(take, ThreadPoolExecutor(1)) for take in takers]
+        self.going = deque[Future[Any]]()
+
+    def __enter__(self) -> _Beside:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for _, pool in self.takers:
+            pool.shutdown(cancel_futures=True)
+
+    def put(self, chunk: bytes) -> None:
+        """Passes a chunk on; what went wrong with an earlier one is raised here."""
+        self.going += [pool.submit(take, chunk) for take, pool in self.takers]
+        self.wait(_AHEAD)
+
+    def wait(self, most: int) -> None:
+        """Returns when no more than so many are under way."""
+        while len(self.going) > most:
+            self.going.popleft().result()
 
 
 def _nbytes(tensor: Any) -> int:
@@ -293,6 +322,8 @@ def _chunks(tensor: Any) -> Iterator[bytes]:
     """Yields a tensor's data, little-endian, in pieces that fit memory."""
     if isinstance(tensor, ir.ExternalTensor):
         yield from _file_chunks(Path(tensor.path), tensor.offset or 0, _nbytes(tensor))
+    elif isinstance(tensor, Striped):
+        yield from tensor.chunks()
     elif not isinstance(tensor, onnx.TensorProto):
         yield tensor.tobytes()
     elif tensor.data_location == onnx.TensorProto.EXTERNAL:

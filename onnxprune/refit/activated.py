@@ -17,11 +17,11 @@ from operator import add
 
 import numpy as np
 
+from onnxprune.abreast import abreast
 from onnxprune.engine.activation import activation_behind
 from onnxprune.engine.frontier import Frontier
 from onnxprune.engine.layers import Layer
 from onnxprune.graph.runtime import open_session, run
-from onnxprune.refit.abreast import abreast
 from onnxprune.refit.gathering import Drawing, Rows, bias_of, sampled
 from onnxprune.refit.moments import Bools, Fit, Floats, Kept, Moments
 

@@ -10,10 +10,10 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from onnxprune.abreast import abreast
 from onnxprune.engine.frontier import Frontier
 from onnxprune.engine.layers import Layer
 from onnxprune.ops.linear import Linear, Places
-from onnxprune.refit.abreast import abreast
 from onnxprune.refit.moments import WIDE, Moments
 
 Made = TypeVar("Made")

@@ -124,13 +124,20 @@ def number_warnings(units: Units) -> Iterator[str]:
     for name in members:
         tensor = tensors.get(name)
         if tensor is not None and tensor.dtype.is_floating_point():
-            values = np.asarray(tensor.numpy())
-            count = values.size - int(np.isfinite(values.astype(np.float32, copy=False)).sum())
+            count = _strange(np.asarray(tensor.numpy()))
             if count:
                 yield (
                     f"weight {quote(name)} holds {count:,} values that are not finite (NaN or infinite): "
                     "it was left out of scoring, check how the model was trained or converted"
                 )
+
+
+def _strange(values: np.ndarray) -> int:
+    """Returns how many values are not finite; one look is enough for most, whose sum is."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum(dtype=np.float32)):
+            return 0
+    return values.size - int(np.isfinite(values.astype(np.float32, copy=False)).sum())
 
 
 def collapse_warnings(validation: Validation | None) -> Iterator[str]:

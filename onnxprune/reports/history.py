@@ -112,7 +112,7 @@ def append(
     entries = list(_entries(metadata))
     cut = sum(len(group.cut) for group in plan.groups)
     units = sum(group.units for group in plan.groups)
-    packed = _packed(json.loads(plan.to_json()))
+    packed = _packed(plan)
     options = packed.pop("options")
     entry = {
         "version": VERSION,
@@ -146,7 +146,7 @@ def _entries(metadata: Mapping[str, str]) -> Iterator[str]:
 
 # Index lists become bit masks, and equal masks are written once: about a sixth of a character for each unit. No
 # compression: its output differs between versions of zlib, and the same input must give the same file.
-def _packed(plan: dict[str, Any]) -> dict[str, Any]:
+def _packed(plan: Plan) -> dict[str, Any]:
     """Returns a plan's JSON with masks in the place of indices."""
     masks: dict[str, int] = {}
 
@@ -156,12 +156,12 @@ def _packed(plan: dict[str, Any]) -> dict[str, Any]:
         text = base64.b64encode(np.packbits(bits, bitorder="little").tobytes()).decode("ascii")
         return masks.setdefault(text, len(masks))
 
-    groups = [{**group, "cut": mask(group["cut"], group["units"])} for group in plan["groups"]]
+    groups = [{**vars(group), "cut": mask(group.cut, group.units)} for group in plan.groups]
     tensors = [
-        {**tensor, "kept": {axis: mask(kept, tensor["shape"][int(axis)]) for axis, kept in tensor["kept"].items()}}
-        for tensor in plan["tensors"]
+        {**vars(tensor), "kept": {axis: mask(kept, tensor.shape[int(axis)]) for axis, kept in tensor.kept.items()}}
+        for tensor in plan.tensors
     ]
-    return {**plan, "groups": groups, "tensors": tensors, "masks": list(masks)}
+    return {**plan.to_dict(), "groups": groups, "tensors": tensors, "masks": list(masks)}
 
 
 # -------------------------------------------------------------------------------------------------- reading
