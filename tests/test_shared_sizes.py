@@ -94,3 +94,25 @@ def test_a_size_beside_one_that_depends_on_data_is_not_taken_to_follow() -> None
     result = onnxprune.prune(counted(), ratio=0.5, criterion="l1", compensate="none")
     assert [(group.units, group.cut) for group in result.report.groups] == [(12, 6)]
     assert not any("refused" in warning for warning in result.report.warnings)
+
+
+def padded() -> onnx.ModelProto:
+    """Returns two layers; between them positions are padded to a multiple of seven, as for windows, channels by one."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        windows (float[N, 6, L] x) => (float[N, 4, P] y)
+        <float[8, 6, 1] w0, float[4, 9, 3] w1, int64[3] front = {0, 1, 0}, int64[2] none = {0, 0}, int64[1] seven = {7}>
+        { h = Conv (x, w0)   r = Relu (h)
+          length = Shape <start = 2, end = 3> (x)   minus = Neg (length)   rest = Mod (minus, seven)
+          amounts = Concat <axis = 0> (front, none, rest)
+          padded = Pad (r, amounts)
+          y = Conv <pads = [1, 1]> (padded, w1) }""")
+    model.graph.initializer.extend([tensor("w0", 8, 6, 1), tensor("w1", 4, 9, 3, seed=1)])
+    return model
+
+
+def test_an_axis_padded_by_a_constant_amount_is_cut_beside_one_that_varies() -> None:
+    result = onnxprune.prune(padded(), ratio=0.5, criterion="l1", compensate="none")
+    assert [(group.units, group.cut) for group in result.report.groups] == [(8, 4)]
+    validation = result.report.validation
+    assert validation is not None and validation.error is not None and len(validation.sizes) == 2

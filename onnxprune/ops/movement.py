@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes
-from onnxprune.ops.registry import Need, Site, Sized, Unsupported, differs, operator
+from onnxprune.ops.registry import Need, Pair, Site, Sized, Unsupported, differs, operator
 from onnxprune.ops.sizes_in_graph import made
 
 reshape = operator(
@@ -30,7 +30,7 @@ pad = [
         "Pad",
         domain=d,
         size_slots=(1, 3),
-        doc="padding gets labels of its own; modes other than constant tie the axis",
+        doc="padding gets labels of its own; modes other than constant, and amounts that vary, tie the axis",
     )
     for d in ("", "com.microsoft")
 ]
@@ -372,43 +372,43 @@ def size_tile(op: Sized) -> Iterable[Need]:
         yield Need(1, tuple(wanted))
 
 
-def pad_amounts(op: Site | Sized, rank: int) -> np.ndarray | None:
-    """Returns (2, rank): slots added before and after each axis, None where they vary."""
-    if op.has(1):
-        pads = op.value(1) if isinstance(op, Site) else op.before(1)
-        axes = (op.value(3) if isinstance(op, Site) else op.before(3)) if op.has(3) else None
-    else:
-        pads, axes = np.array(op.attr("pads", op.attr("paddings"))), None
-    if pads is None or (op.has(3) and axes is None):
+def pad_amounts(op: Site | Sized, rank: int) -> Pair | None:
+    """Returns (2, rank) slots added before and after each axis, of both runs; None where they depend on data."""
+
+    def spread(pads: list[int], axes: list[int] | None) -> np.ndarray:
+        full = np.zeros((2, rank), np.int64)
+        full[:, range(rank) if axes is None else axes] = np.reshape(pads, (2, -1))
+        return full
+
+    if not op.has(1):
+        return (spread(op.attr("pads", op.attr("paddings")), None),) * 2
+    amounts, axes = ([_ints(op, slot, run) for run in (0, 1)] for slot in (1, 3))
+    if amounts[0] is None or amounts[1] is None or (op.has(3) and axes[0] is None):
         return None
-    full = np.zeros((2, rank), np.int64)
-    full[:, range(rank) if axes is None else axes.reshape(-1)] = pads.reshape(2, -1)
-    return full
+    return spread(amounts[0], axes[0]), spread(amounts[1], axes[0])
 
 
 def couple_pad(op: Site) -> Tensor:
     """Constant padding gets fresh labels, so that a padded shortcut can follow what it is added to."""
     t, shape = op[0], op.out_shape()
-    pads = pad_amounts(op, len(shape))
-    if pads is None:
-        return Tensor(shape, (t := op.tie_all(t, "is padded by amounts known only at run time")).arrays, t.zero)
+    both = pad_amounts(op, len(shape))
+    if both is None:
+        t = op.tie_all(t, "is padded by amounts that are computed from data")
+        return Tensor(shape, t.arrays, t.zero)
     fill = op.value(2) if op.has(2) else np.array(op.attr("value", 0.0))
     zero = fill is not None and not fill.any()
     for axis in range(len(shape)):
-        before, after = (int(n) for n in pads[:, axis])
-        if before == after == 0:
-            continue
-        if _mode(op) != "constant":
+        (before, after), varies = both[0][:, axis].tolist(), (both[0] != both[1])[:, axis].any()
+        if varies:
+            t = op.tie(t, axis, why="is padded by amounts known only at run time")
+        elif _mode(op) != "constant" and (before or after):
             t = op.tie(t, axis, why="is padded with its own values")
-        if t.labelled(axis):
+        if t.labelled(axis) and (before or after):
             inside = np.arange(t.shape[axis])[max(-before, 0) : t.shape[axis] - max(-after, 0)]
             index = np.concatenate([np.full(max(before, 0), -1), inside, np.full(max(after, 0), -1)])
             t = op.take(t, axis, index, fill_zero=zero)
-        elif not zero:
-            t = Tensor(t.shape, t.arrays)
-    return Tensor(
-        shape, t.arrays, t.zero if zero or not pads.any() else frozenset(k for k in t.zero if pads[:, k].any())
-    )
+    grows = any((pads > 0).any() for pads in both)
+    return Tensor(shape, t.arrays, t.zero if zero or not grows else frozenset())
 
 
 def _mode(op: Site) -> str:
@@ -419,23 +419,25 @@ def _mode(op: Site) -> str:
 def size_pad(op: Sized) -> Iterable[Need]:
     """On a cut axis only the padding that is kept is still added, and only what is left is taken off."""
     rank = len(op.old(0))
-    pads = pad_amounts(op, rank)
-    if pads is None:
+    both = pad_amounts(op, rank)
+    if both is None:
         return
-    new = pads.copy()
+    new = [pads.copy() for pads in both]
     for axis in range(rank):
-        if pads[:, axis].any() and (axis in op.cut_axes(0) or op.new_out()[axis] != op.old_out()[axis]):
-            (before, after), kept, kept_in = pads[:, axis], op.kept_out(axis), op.kept(0, axis)
-            new[0, axis] = (kept < before).sum() - (kept_in < -before).sum()
-            new[1, axis] = (kept >= op.old_out()[axis] - after).sum() - (kept_in >= op.old(0)[axis] + after).sum()
-    if np.array_equal(new, pads):
+        (before, after), kept, kept_in = both[0][:, axis], op.kept_out(axis), op.kept(0, axis)
+        if (before or after) and (axis in op.cut_axes(0) or op.new_out()[axis] != op.old_out()[axis]):
+            front = (kept < before).sum() - (kept_in < -before).sum()
+            back = (kept >= op.old_out()[axis] - after).sum() - (kept_in >= op.old(0)[axis] + after).sum()
+            for pads in new:
+                pads[:, axis] = front, back
+    if all(np.array_equal(*each) for each in zip(new, both, strict=True)):
         return
     if not op.has(1):
-        yield Need("pads" if op.attr("pads") is not None else "paddings", new.reshape(-1).tolist())
+        yield Need("pads" if op.attr("pads") is not None else "paddings", new[0].reshape(-1).tolist())
         return
     axes = op.before(3) if op.has(3) else None
-    values = new[:, range(rank) if axes is None else axes.reshape(-1)].reshape(-1)
-    yield Need(1, (values, values))
+    first, second = (pads[:, range(rank) if axes is None else axes.reshape(-1)].reshape(-1) for pads in new)
+    yield Need(1, (first, second))
 
 
 for _home in pad:
