@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,26 @@ def test_more_weights_than_memory_should_hold_are_never_read(tmp_path: Path) -> 
     assert found.shapes["y"][0] == (2, columns)
     assert "head" in found.static
     assert "head" not in found.values
+
+
+def test_zeros_in_the_place_of_weights_take_the_memory_of_the_largest(tmp_path: Path) -> None:
+    rows, columns = 1 << 13, 1 << 13
+    with (tmp_path / "w.data").open("wb") as file:
+        file.truncate(rows * columns * 4)
+    nodes = [node("MatMul", f"x w{k}", f"y{k}") for k in range(5)]
+    model = proto(nodes, {"x": (FLOAT, ["n", rows])})
+    for k in range(5):
+        weight = onnx.TensorProto(name=f"w{k}", data_type=FLOAT, dims=[rows, columns])
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value="w.data")
+        model.graph.initializer.append(weight)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    tracemalloc.start()
+    try:
+        assert trace(ir.load(tmp_path / "m.onnx")).shapes["y4"][0] == (2, columns)
+        assert rows * columns * 4 < tracemalloc.get_traced_memory()[1] < 2 * rows * columns * 4
+    finally:
+        tracemalloc.stop()
 
 
 def test_half_precision() -> None:

@@ -31,7 +31,7 @@ CONTENTS_LIMIT = 65536
 
 _FED_FROM = 4096  # float weights with more elements are fed, not serialized
 _INSIDE = 1 << 29  # bytes of weights that may be serialized; protobuf ends at 2 GiB
-_ZEROS_FROM = 1 << 30  # bytes of fed weights from which zeros (pages that nothing touches) stand for them
+_ZEROS_FROM = 1 << 30  # bytes of fed weights from which zeros, the same ones for all, stand for them
 
 Feed = dict[str, np.ndarray]
 Pair = tuple[np.ndarray, np.ndarray]
@@ -190,10 +190,11 @@ def _skeleton(model: ir.Model, constants: Constants, fed: Fed) -> tuple[onnx.Mod
             proto.graph.node.append(written)
     zeros = sum(t.nbytes for t in large.values()) > _ZEROS_FROM
     weights: Feed = {}
+    blank = np.zeros(max((t.nbytes for t in large.values()), default=0) if zeros else 0, np.uint8)
     for name, tensor in large.items():
         dims = list(tensor.shape.numpy())
         proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.dtype.value, dims))
-        array = np.zeros(dims, tensor.dtype.numpy()) if zeros else tensor.numpy()
+        array = blank[: tensor.nbytes].view(tensor.dtype.numpy()).reshape(dims) if zeros else tensor.numpy()
         weights[name] = np.require(array, requirements=["C", "A"])
     return proto, weights, set(large) if zeros else set()
 
