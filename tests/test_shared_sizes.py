@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from hostile import floats, model_of, tensor
 from onnx import helper, numpy_helper
 
 import onnxprune
 from onnxprune import planning
+from onnxprune.engine import sizes
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.sizes import Rewrite
 
@@ -46,8 +49,20 @@ def test_readers_of_one_shape_get_their_own() -> None:
     assert result.report.validation is not None and len(result.report.validation.sizes) == 2
 
 
-def test_readers_that_cannot_differ_do_not_keep_the_rest_from_going() -> None:
+def test_readers_whose_sizes_no_constant_can_say_get_entries_of_their_own() -> None:
+    model = two_heads(turned=True)
+    result = onnxprune.prune(model, ratio=0.5, include=["w1"], criterion="l1", compensate="none")
+    assert [(group.units, group.cut) for group in result.report.groups] == [(6, 0), (6, 3)]
+    assert result.report.validation is not None and len(result.report.validation.sizes) == 2
+    assert [node.op_type for node in result.model.graph].count("Where") == 1
+    x = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
+    (y,) = ort.InferenceSession(ir.to_proto(result.model).SerializeToString()).run(None, {"x": x})
+    assert y.shape == (3, 4, 3)
+
+
+def test_readers_that_cannot_differ_do_not_keep_the_rest_from_going(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one shape must serve both, cutting them differently is no way: they stay, and the plan ends."""
+    monkeypatch.setattr(sizes, "WHERE", 1000)
     with pytest.raises(onnxprune.NothingToPruneError):
         onnxprune.prune(two_heads(turned=True), ratio=0.5, include=["w1"], criterion="l1", compensate="none")
     alike = onnxprune.prune(two_heads(turned=True), ratio=0.5, criterion="l1", compensate="none")

@@ -30,6 +30,7 @@ def cut(cutting: Cutting, rewrite: Rewrite) -> ir.Model:
     editor.select()
     editor.factors(rewrite)
     editor.edges(rewrite)
+    editor.own(rewrite)
     editor.attributes(rewrite)
     editor.shapes()
     editor.scales(rewrite)
@@ -157,6 +158,22 @@ class _Editor:
             if slot >= len(node.inputs):
                 node.resize_inputs(slot + 1)
             node.replace_input_with(slot, made[key])
+
+    def own(self, rewrite: Rewrite) -> None:
+        """Puts a Where before nodes that need other numbers in computed sizes than the rest of their readers."""
+        for (index, slot), entries in sorted(rewrite.own.items(), key=lambda item: item[0]):
+            node = self.nodes[index]
+            value, old = node.inputs[slot], self.coupling.nodes[index].inputs[slot]
+            assert value is not None and old is not None
+            name = str(old.name)
+            whole = self.coupling.trace.values[name][0]
+            here, numbers = np.zeros(whole.shape, bool), np.zeros_like(whole)
+            here[list(entries)], numbers[list(entries)] = True, list(entries.values())
+            given = [add_constant(self.model, f"{name}_own", ir.Tensor(x), node) for x in (here, numbers)]
+            where = ir.node("Where", [*given, value], name=free_name(self.model, f"{node.name or name}_own"))
+            where.outputs[0].name, where.outputs[0].type = free_name(self.model, name), value.type
+            self.graph.insert_before(node, where)
+            node.replace_input_with(slot, where.outputs[0])
 
     def factors(self, rewrite: Rewrite) -> None:
         """Multiplies constants, each for the one node that needs it."""

@@ -28,6 +28,7 @@ Edge = tuple[int, int]
 Solver = Callable[[int, int], int | None]  # (result, one operand) -> the other operand, if there is one
 COPYING = {"Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity", "Flatten"}
 PASSES = 20
+WHERE = 9  # the opset from which there is a Where
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Rewrite:
     """Edits that make a cut graph run: constants on edges, and attributes (None removes one)."""
 
     edges: dict[Edge, np.ndarray] = field(default_factory=dict)
+    own: dict[Edge, dict[int, int]] = field(default_factory=dict)  # entries of computed sizes that one reader needs
     attributes: dict[tuple[int, str], Any] = field(default_factory=dict)
     scales: dict[tuple[int, int], Scale] = field(default_factory=dict)  # (node, output): what stands behind it
     factors: dict[Edge, float] = field(default_factory=dict)  # (node, input): factor on the constant there
@@ -62,23 +64,12 @@ class _Sizes:
 
     def run(self) -> Rewrite:
         for _ in range(PASSES):
-            before = (
-                len(self.out.edges),
-                len(self.out.attributes),
-                sum(map(len, self.entries.values())),
-                len(self.private),
-            )
+            before = self._done()
             self.content.clear()
             self.out.failed.clear()
             for index, node in enumerate(self.nodes):
                 self._visit(index, node)
-            after = (
-                len(self.out.edges),
-                len(self.out.attributes),
-                sum(map(len, self.entries.values())),
-                len(self.private),
-            )
-            if before == after:
+            if before == self._done():
                 break
         flat = self.coupling.flat
         edits = (self.out.edges, self.out.attributes, self.out.scales, self.out.factors)
@@ -86,6 +77,11 @@ class _Sizes:
             if flat is not None and not flat.is_its_own(index):
                 self.out.failed[index] = "stands in the body of a local function, which other calls may share"
         return self.out
+
+    def _done(self) -> tuple[int, ...]:
+        """Returns how much is edited so far."""
+        entries = (sum(map(len, each.values())) for each in (self.entries, self.out.own))
+        return len(self.out.edges), len(self.out.attributes), len(self.private), *entries
 
     # ---------------------------------------------------------------- contents
     def _expected(self, name: str) -> Pair | None:
@@ -107,6 +103,14 @@ class _Sizes:
 
     def arriving(self, index: int, slot: int, run: int) -> np.ndarray | None:
         """Returns what arrives at an input after the cut and the edits so far."""
+        found, own = self._passed(index, slot, run), self.out.own.get((index, slot))
+        if found is not None and own is not None:
+            found = found.copy()
+            found[list(own)] = list(own.values())
+        return found
+
+    def _passed(self, index: int, slot: int, run: int) -> np.ndarray | None:
+        """Returns what all readers of the value get there."""
         name = self._name(index, slot)
         if name is None:
             return None
@@ -256,7 +260,7 @@ class _Sizes:
             self.out.attributes[index, need.where] = need.values
             return
         slot, (a, b) = need.where, need.values
-        name = self._name(index, slot)
+        name, wrong = self._name(index, slot), None
         if name is not None and (index, slot) not in self.private and name not in self.constants:
             now = [self.arriving(index, slot, run) for run in (0, 1)]
             if now[0] is not None and now[1] is not None and now[0].shape == a.shape:
@@ -270,11 +274,22 @@ class _Sizes:
                     return
         static = need.static if need.static is not None else a if a.shape == b.shape and np.array_equal(a, b) else None
         if static is None:
-            self.out.failed[index] = "needs sizes that vary at run time and can't be traced back to constants"
+            if wrong is None or not self._own(index, slot, wrong, a, b):
+                self.out.failed[index] = "needs sizes that vary at run time and can't be traced back to constants"
             return
         self.out.edges[index, slot] = static
         self.private.add((index, slot))
         self.out.attributes.update({(index, attribute): value for attribute, value in need.attributes.items()})
+
+    def _own(self, index: int, slot: int, wrong: Array, a: np.ndarray, b: np.ndarray) -> bool:
+        """Gives one reader numbers of its own for entries that others need otherwise; False where these vary."""
+        name = str(self._name(index, slot))
+        if self.coupling.flat is not None or self.opsets.get("", 1) < WHERE or a.ndim != 1 or (a != b)[wrong].any():
+            return False
+        if name not in self.producer:
+            return False
+        self.out.own.setdefault((index, slot), {}).update(zip(wrong.tolist(), a[wrong].tolist(), strict=True))
+        return True
 
     def _apply(self, edits: dict[Edge, dict[int, int]]) -> None:
         for edge, entries in edits.items():

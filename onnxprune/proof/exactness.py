@@ -214,7 +214,7 @@ def _paired(cutting: Cutting, rewrite: Rewrite, nodes: Sequence[ir.Node]) -> Ite
     """
     coupling = cutting.coupling
     there = iter([n for n in nodes if not is_constant(n)])
-    added = [index for index, _ in rewrite.scales]
+    added, owned = [index for index, _ in rewrite.scales], [index for index, _ in rewrite.own]
     picked = [s.readers[0][0] for s in coupling.selected for axis in s.axes if cutting.is_cut(s.tensor, axis)]
     for index, node in enumerate(coupling.nodes):
         if is_constant(node):
@@ -222,6 +222,9 @@ def _paired(cutting: Cutting, rewrite: Rewrite, nodes: Sequence[ir.Node]) -> Ite
         for _ in range(picked.count(index)):
             if getattr(next(there, None), "op_type", None) != "Gather":
                 raise _Unlike(f"the pruned model does not pick what {_at(node)} needs")
+        for _ in range(owned.count(index)):
+            if getattr(next(there, None), "op_type", None) != "Where":
+                raise _Unlike(f"the pruned model does not give {_at(node)} sizes of its own")
         other = next(there, None)
         if other is None or (other.op_type, other.domain, other.name) != (node.op_type, node.domain, node.name):
             found = "nothing" if other is None else _at(other)
