@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.labels import Array
@@ -200,6 +199,8 @@ class _Sizes:
 
     def _evaluate(self, index: int, node: ir.Node) -> None:
         """Computes a data-independent node again from what arrives."""
+        from onnx.reference import ReferenceEvaluator  # a thirtieth of a second, and many cuts compute nothing
+
         results: list[list[np.ndarray]] = []
         for run in (0, 1):
             feeds = {
