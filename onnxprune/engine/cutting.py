@@ -14,9 +14,9 @@ from onnxprune.engine.labels import Array
 from onnxprune.engine.tensors import Tensor, spans
 from onnxprune.engine.units import Units
 
-_STRIPE = 1 << 20  # bytes of a constant that are sliced at a time
-
 Bools = npt.NDArray[np.bool_]
+
+_STRIPE = 1 << 20  # bytes of a constant that are sliced at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +116,11 @@ class Cutting:
         if straight is None:
             yield values[self.mask(use)].reshape(self.shape_of(use))
             return
-        rows, *others = straight
-        cut = [(axis, keep) for axis, keep in enumerate(others, 1) if not keep.all()]
+        cut = [(axis, keep) for axis, keep in enumerate(straight) if not keep.all()]
         step = max(1, _STRIPE * len(values) // max(values.nbytes, 1))
-        for first in range(0, len(values), step):
-            part = values[first : first + step]
-            part = part.compress(rows[first : first + step], 0)
+        for first in range(0, max(len(values), 1), step):
+            rows = slice(first, first + step)
+            part = values[rows]
             for axis, keep in cut:
-                part = part.compress(keep, axis)
+                part = part.compress(keep if axis else keep[rows], axis)
             yield part

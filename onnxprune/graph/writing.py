@@ -41,7 +41,7 @@ EXTERNAL_FROM = 1024
 _ALIGN_FROM = 1 << 16  # tensors from this size start on a page, so that runtimes can map them
 _PAGE, _WORD = 4096, 16
 _CHUNK = 1 << 22
-_AHEAD = 8  # chunks that may wait to be written or hashed
+_AHEAD = 1 << 23  # bytes that may wait to be written or hashed
 _ROOM = 1 << 26  # bytes that everything but the tensors may take in a model of nearly 2 GiB
 _STEM_BYTES = 200  # file names end at 255 bytes, and the hash must fit
 
@@ -287,7 +287,7 @@ class _Beside:
 
     def __init__(self, *takers: Callable[[bytes], Any]) -> None:
         self.takers = [(take, ThreadPoolExecutor(1)) for take in takers]
-        self.going = deque[Future[Any]]()
+        self.going = deque[tuple[int, list[Future[Any]]]]()
 
     def __enter__(self) -> _Beside:
         return self
@@ -298,13 +298,14 @@ class _Beside:
 
     def put(self, chunk: bytes) -> None:
         """Passes a chunk on; what went wrong with an earlier one is raised here."""
-        self.going += [pool.submit(take, chunk) for take, pool in self.takers]
+        self.going.append((len(chunk), [pool.submit(take, chunk) for take, pool in self.takers]))
         self.wait(_AHEAD)
 
     def wait(self, most: int) -> None:
-        """Returns when no more than so many are under way."""
-        while len(self.going) > most:
-            self.going.popleft().result()
+        """Returns when fewer than so many bytes are under way; for 0, when nothing is."""
+        while self.going and sum(size for size, _ in self.going) >= most:
+            for taken in self.going.popleft()[1]:
+                taken.result()
 
 
 def _nbytes(tensor: Any) -> int:
