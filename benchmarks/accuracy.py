@@ -87,8 +87,12 @@ def measure(name: str, ratios: Sequence[float], ways: Sequence[tuple[str, str]])
 def compared(reference: np.ndarray, path: Path, test: Mapping[str, np.ndarray]) -> tuple[int, float]:
     """Returns how many test pictures a model gets right, and its divergence from the dense model's probabilities."""
     found = probabilities(path, test["input"])
-    kl = float((reference * (np.log(reference + 1e-12) - np.log(found + 1e-12))).sum(1).mean())
-    return int((found.argmax(1) == test["labels"]).sum()), kl
+    return int((found.argmax(1) == test["labels"]).sum()), divergence(reference, found)
+
+
+def divergence(reference: np.ndarray, found: np.ndarray) -> float:
+    """Returns the KL divergence (nats) of probabilities from the dense model's, the mean over the pictures."""
+    return float((reference * (np.log(reference + 1e-12) - np.log(found + 1e-12))).sum(1).mean())
 
 
 def probabilities(path: Path, x: np.ndarray) -> np.ndarray:

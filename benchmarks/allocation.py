@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from accuracy import MODELS, ROOT, compared, probabilities
+from accuracy import MODELS, ROOT, divergence, probabilities
 
 import onnxprune
 from onnxprune.allocation.divergence import relative_error
@@ -100,15 +100,13 @@ def measure(
             result = onnxprune.prune(
                 path, target={"macs": target}, allocation=allocation, calibration=calibrations[draw], output=out
             )
-            hits, kl = compared(reference, out, test)
-            pruned = probabilities(out, test["input"])
-            error = relative_error([{"p": reference}], [{"p": pruned}])
+            found = probabilities(out, test["input"])
+            kl, error = divergence(reference, found), relative_error([{"p": reference}], [{"p": found}])
             left = result.report.macs.after / result.report.macs.before
-            right = pruned.argmax(1) == test["labels"]
-            points.append(Point(name, target, allocation, draw, left, right, kl, error))
+            points.append(Point(name, target, allocation, draw, left, found.argmax(1) == test["labels"], kl, error))
             print(
-                f"{name} macs={target} {allocation} draw {draw}: {left:.3f} left, {hits} right, KL {kl:.5f}, "
-                f"error {error:.5f}",
+                f"{name} macs={target} {allocation} draw {draw}: {left:.3f} left, {points[-1].hits} right, "
+                f"KL {kl:.5f}, error {error:.5f}",
                 flush=True,
             )
     return int((reference.argmax(1) == test["labels"]).sum()), points

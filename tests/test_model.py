@@ -65,6 +65,9 @@ def test_external_data_keep_their_place(tmp_path: Path) -> None:
     data = tmp_path / "model.data"
     assert source.data_files == (data.resolve(),)
     assert source.size == path.stat().st_size + data.stat().st_size
+    tensor = source.model.graph.initializers["w1"].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    assert tensor.raw is None
     for name, array in weights(source).items():
         np.testing.assert_array_equal(array, expected()[name])
         tensor = source.model.graph.initializers[name].const_value

@@ -132,11 +132,9 @@ class _Editor:
                     continue
                 kept = ir.Tensor(self.cutting.kept(s.tensor, axis).astype(np.int64))
                 index = add_constant(self.model, f"{s.name}_kept", kept, reader)
-                name = free_name(self.model, f"{(producer.name if producer else None) or s.name}_kept")
-                gather = ir.node("Gather", [part, index], attributes={"axis": axis}, name=name)
-                gather.outputs[0].name, gather.outputs[0].type = free_name(self.model, s.name), value.type
-                self.graph.insert_before(reader, gather)
-                part = gather.outputs[0]
+                name = f"{(producer.name if producer else None) or s.name}_kept"
+                gather = ir.node("Gather", [part, index], attributes={"axis": axis}, name=free_name(self.model, name))
+                part = self._put_before(reader, gather, value, s.name)
             if part is not value:
                 for node, slot in s.readers:
                     self.nodes[node].replace_input_with(slot, part)
@@ -171,9 +169,14 @@ class _Editor:
             here[list(entries)], numbers[list(entries)] = True, list(entries.values())
             given = [add_constant(self.model, f"{name}_own", ir.Tensor(x), node) for x in (here, numbers)]
             where = ir.node("Where", [*given, value], name=free_name(self.model, f"{node.name or name}_own"))
-            where.outputs[0].name, where.outputs[0].type = free_name(self.model, name), value.type
-            self.graph.insert_before(node, where)
-            node.replace_input_with(slot, where.outputs[0])
+            node.replace_input_with(slot, self._put_before(node, where, value, name))
+
+    def _put_before(self, reader: ir.Node, added: ir.Node, value: ir.Value, name: str) -> ir.Value:
+        """Returns what a node gives that stands before a reader from now on: of a value's type, named after it."""
+        result = added.outputs[0]
+        result.name, result.type = free_name(self.model, name), value.type
+        self.graph.insert_before(reader, added)
+        return result
 
     def factors(self, rewrite: Rewrite) -> None:
         """Multiplies constants, each for the one node that needs it."""

@@ -284,10 +284,7 @@ class _Sizes:
 
     def _own(self, index: int, slot: int, wrong: Array, a: np.ndarray, b: np.ndarray) -> bool:
         """Gives one reader numbers of its own for entries that others need otherwise; False where these vary."""
-        name = str(self._name(index, slot))
         if self.coupling.flat is not None or self.opsets.get("", 1) < WHERE or a.ndim != 1 or (a != b)[wrong].any():
-            return False
-        if name not in self.producer:
             return False
         self.out.own.setdefault((index, slot), {}).update(zip(wrong.tolist(), a[wrong].tolist(), strict=True))
         return True

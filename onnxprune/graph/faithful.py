@@ -84,7 +84,8 @@ def to_ir(original: Original) -> ir.Model:
             return _dense(found)
         return Mapped.of(tensor) if isinstance(tensor, ir.ExternalTensor) else None
 
-    _exchange(model, other)
+    if sparse or original.data_files:
+        _exchange(model, other)
     for number, value in enumerate(_initializers(model)):
         if value.const_value is not None:
             value.const_value.meta[_KEY] = (original, number)

@@ -71,7 +71,9 @@ class Striped(ir.LazyTensor):
         self.stripes = stripes
 
     def _whole(self) -> ir.TensorProtocol:
-        return ir.Tensor(np.concatenate([*self.stripes()]), dtype=self.dtype, name=self.name)
+        first, *others = self.stripes()
+        whole = np.concatenate([first, *others]) if others else np.ascontiguousarray(first)
+        return ir.Tensor(whole, dtype=self.dtype, name=self.name)
 
     def chunks(self) -> Iterator[bytes]:
         """Yields the content as it is stored."""

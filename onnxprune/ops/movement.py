@@ -424,8 +424,9 @@ def size_pad(op: Sized) -> Iterable[Need]:
         return
     new = [pads.copy() for pads in both]
     for axis in range(rank):
-        (before, after), kept, kept_in = both[0][:, axis], op.kept_out(axis), op.kept(0, axis)
+        before, after = both[0][:, axis]
         if (before or after) and (axis in op.cut_axes(0) or op.new_out()[axis] != op.old_out()[axis]):
+            kept, kept_in = op.kept_out(axis), op.kept(0, axis)
             front = (kept < before).sum() - (kept_in < -before).sum()
             back = (kept >= op.old_out()[axis] - after).sum() - (kept_in >= op.old(0)[axis] + after).sum()
             for pads in new:
@@ -435,8 +436,8 @@ def size_pad(op: Sized) -> Iterable[Need]:
     if not op.has(1):
         yield Need("pads" if op.attr("pads") is not None else "paddings", new[0].reshape(-1).tolist())
         return
-    axes = op.before(3) if op.has(3) else None
-    first, second = (pads[:, range(rank) if axes is None else axes.reshape(-1)].reshape(-1) for pads in new)
+    axes = _ints(op, 3, 0)
+    first, second = (pads[:, range(rank) if axes is None else axes].reshape(-1) for pads in new)
     yield Need(1, (first, second))
 
 

@@ -183,7 +183,7 @@ class _Grown:
             wanted = f"{whole.dtype} {list(self.cutting.shape_of(use))}"
             self.problems.append(f"{_at(node)}: input {slot} is {_shown(small)}, and the plan leaves {wanted}")
             return None
-        cut = np.ascontiguousarray(self.cutting.slice(use, whole.numpy()))
+        cut = self.cutting.slice(use, whole.numpy())
         self.refitted += cut.tobytes() != np.ascontiguousarray(values).tobytes()
         return ir.Tensor(self._scattered(use, whole.numpy(), values), dtype=small.dtype)
 
@@ -216,23 +216,23 @@ def _paired(cutting: Cutting, rewrite: Rewrite, nodes: Sequence[ir.Node]) -> Ite
     there = iter([n for n in nodes if not is_constant(n)])
     added, owned = [index for index, _ in rewrite.scales], [index for index, _ in rewrite.own]
     picked = [s.readers[0][0] for s in coupling.selected for axis in s.axes if cutting.is_cut(s.tensor, axis)]
+
+    def skip(op: str, times: int, lack: str) -> None:
+        for _ in range(times):
+            if getattr(next(there, None), "op_type", None) != op:
+                raise _Unlike(f"the pruned model {lack}")
+
     for index, node in enumerate(coupling.nodes):
         if is_constant(node):
             continue
-        for _ in range(picked.count(index)):
-            if getattr(next(there, None), "op_type", None) != "Gather":
-                raise _Unlike(f"the pruned model does not pick what {_at(node)} needs")
-        for _ in range(owned.count(index)):
-            if getattr(next(there, None), "op_type", None) != "Where":
-                raise _Unlike(f"the pruned model does not give {_at(node)} sizes of its own")
+        skip("Gather", picked.count(index), f"does not pick what {_at(node)} needs")
+        skip("Where", owned.count(index), f"does not give {_at(node)} sizes of its own")
         other = next(there, None)
         if other is None or (other.op_type, other.domain, other.name) != (node.op_type, node.domain, node.name):
             found = "nothing" if other is None else _at(other)
             raise _Unlike(f"the pruned model has {found} where the original has {_at(node)}")
         yield index, other
-        for _ in range(added.count(index)):
-            if getattr(next(there, None), "op_type", None) != "Mul":
-                raise _Unlike(f"the pruned model lacks the factor behind {_at(node)}")
+        skip("Mul", added.count(index), f"lacks the factor behind {_at(node)}")
     if (other := next(there, None)) is not None:
         raise _Unlike(f"the pruned model has {_at(other)}, and the original has no such node")
 
