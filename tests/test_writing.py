@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -220,6 +221,26 @@ def _fails_while_streaming(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         save(load(wide()).model, path, external=True)
 
 
+def _fails_to_settle(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fails once, and only those hear of it who flush while chunks are still being made."""
+    flush, chunks_of, told = os.fsync, writing._chunks, threading.Event()
+
+    def fsync(handle: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            told.set()
+            raise OSError(errno.EIO, "Input/output error")
+        flush(handle)
+
+    def chunks(tensor: object) -> Iterator[bytes]:
+        assert told.wait(10)
+        yield from chunks_of(tensor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        patched.setattr(writing, "_chunks", chunks)
+        save(load(wide()).model, path, external=True)
+
+
 def _fails_at_the_last_rename(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = Path.replace
 
@@ -239,6 +260,7 @@ def _fails_at_the_last_rename(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [
         (_fails_in_check, Trouble),
         (_fails_while_streaming, RunError),
+        (_fails_to_settle, RunError),
         (_fails_at_the_last_rename, RunError),
         (_fails_at("_encode", MemoryError()), MemoryError),
         (_fails_at("_reread", KeyboardInterrupt()), KeyboardInterrupt),

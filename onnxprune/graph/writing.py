@@ -12,9 +12,11 @@ import hashlib
 import os
 import re
 import secrets
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -42,6 +44,7 @@ _ALIGN_FROM = 1 << 16  # tensors from this size start on a page, so that runtime
 _PAGE, _WORD = 4096, 16
 _CHUNK = 1 << 22
 _AHEAD = 1 << 23  # bytes that may wait to be written or hashed
+_SETTLED_EVERY = 0.05  # seconds
 _ROOM = 1 << 26  # bytes that everything but the tensors may take in a model of nearly 2 GiB
 _STEM_BYTES = 200  # file names end at 255 bytes, and the hash must fit
 
@@ -253,7 +256,7 @@ def _write_data(tensors: list[tuple[onnx.TensorProto, Any]], transaction: _Trans
     """Writes the data file, tensor by tensor, and returns its path; the tensors then point to it."""
     temporary = transaction.create(".data")
     digest, places, position = hashlib.sha256(), [], 0
-    with temporary.open("wb") as file, _Beside(digest.update, file.write) as taken:
+    with temporary.open("wb") as file, _settling(file), _Beside(digest.update, file.write) as taken:
         for tensor, data in tensors:
             size = _nbytes(data)
             gap = -position % (_PAGE if size >= _ALIGN_FROM else _WORD)
@@ -280,6 +283,24 @@ def _write_data(tensors: list[tuple[onnx.TensorProto, Any]], transaction: _Trans
         for key, value in (("location", path.name), ("offset", str(offset)), ("length", str(size))):
             tensor.external_data.add(key=key, value=value)
     return path
+
+
+@contextmanager
+def _settling(file: BinaryIO) -> Iterator[None]:
+    """Has the system bring what is written to the disk while more is made: less is left to wait for at the end."""
+    done = threading.Event()
+
+    def settle() -> None:
+        while not done.wait(_SETTLED_EVERY):
+            os.fsync(file.fileno())
+
+    with ThreadPoolExecutor(1) as pool:
+        settled = pool.submit(settle)
+        try:
+            yield
+        finally:
+            done.set()
+        settled.result()  # the system tells of a failure only once
 
 
 class _Beside:
