@@ -23,13 +23,17 @@ from onnxprune.engine.labels import Array, Labels, UnionFind, settle
 Floats = npt.NDArray[np.float64]
 
 
+Members = tuple[tuple[int, int], ...]
+"""Places in constants: (number of the use, number of its array)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Units that appear in the same places: `members` are (number of the use, number of its array)."""
+    """Units that appear in the same places."""
 
     name: str
     units: Array
-    members: tuple[tuple[int, int], ...]
+    members: Members
 
     def __len__(self) -> int:
         return len(self.units)
@@ -226,41 +230,47 @@ def _weights(coupling: Coupling) -> Floats:
 
 def _assemble(coupling: Coupling, attempt: _Attempt, produced: np.ndarray, reasons: Array) -> Units:
     """Numbers the removable classes that a parameter produces, and groups them by where they appear."""
-    n = len(coupling.labels.classes)
+    of_label, count = _numbered(attempt, produced)
+    makers = _makers(coupling, of_label, count)
+    groups, taken = [], set()
+    for members, units in _by_members(coupling, of_label, count):
+        maker = coupling.uses[makers[units[0]] if makers[units[0]] >= 0 else members[0][0]].name
+        name, again = maker, 2
+        while name in taken:
+            name, again = f"{maker}:{again}", again + 1
+        taken.add(name)
+        groups.append(Group(name, units, members))
+    grouped = np.zeros(count + 1, bool)
+    for g in groups:
+        grouped[g.units] = True
+    of_label = np.where(grouped[of_label], of_label, -1)
+    return Units(coupling, of_label, tuple(groups), _families(coupling, of_label, groups, count), reasons)
+
+
+def _numbered(attempt: _Attempt, produced: np.ndarray) -> tuple[Array, int]:
+    """Returns for each label the number of its unit, -1 where it may not go or nothing makes it, and the units."""
+    n = len(produced)
     roots = attempt.classes.find(np.arange(n))
-    made = np.zeros(n, bool)
+    made, able = np.zeros(n, bool), np.zeros(n, bool)
     made[roots[produced]] = True
-    unit_roots, of_label = np.unique(roots, return_inverse=True)
-    able = np.zeros(n, bool)
     able[roots[attempt.removable]] = True
-    number = np.where((able & made)[unit_roots], np.cumsum((able & made)[unit_roots]) - 1, -1)
-    of_label = number[of_label]
-    count = int(number.max(initial=-1)) + 1
+    units, of_label = np.unique(roots, return_inverse=True)
+    counts = (able & made)[units]
+    return np.where(counts, np.cumsum(counts) - 1, -1)[of_label], int(counts.sum())
+
+
+def _by_members(coupling: Coupling, of_label: Array, count: int) -> list[tuple[Members, Array]]:
+    """Returns the units that appear in the same arrays of constants, behind these arrays and in their order."""
     pattern = np.zeros(count, np.int64)  # of each unit, where it appears: a number in `patterns`
-    patterns: list[tuple[int, ...]] = [()]
-    keys: list[tuple[int, int]] = []
+    patterns: list[Members] = [()]
     for u, use in enumerate(coupling.uses):
         for k, a in enumerate(use.arrays):
             here = _distinct(of_label[a], count)
             old, new = np.unique(pattern[here], return_inverse=True)
             pattern[here] = len(patterns) + new
-            patterns += [(*patterns[each], len(keys)) for each in old]
-            keys.append((u, k))
-    by_place = {patterns[each]: np.flatnonzero(pattern == each) for each in np.unique(pattern[pattern > 0])}
-    makers = _makers(coupling, of_label, count)
-    groups, taken = [], set()
-    for place, members in sorted(by_place.items(), key=lambda item: item[0]):
-        maker = coupling.uses[makers[members[0]] if makers[members[0]] >= 0 else keys[place[0]][0]].name
-        name, again = maker, 2
-        while name in taken:
-            name, again = f"{maker}:{again}", again + 1
-        taken.add(name)
-        groups.append(Group(name, members, tuple(keys[p] for p in place)))
-    grouped = np.full(count + 1, -1)
-    for g in groups:
-        grouped[g.units] = 0
-    of_label = np.where(grouped[of_label] == 0, of_label, -1)
-    return Units(coupling, of_label, tuple(groups), _families(coupling, of_label, groups, count), reasons)
+            patterns += [(*patterns[each], (u, k)) for each in old]
+    found = [(patterns[each], np.flatnonzero(pattern == each)) for each in np.unique(pattern[pattern > 0])]
+    return sorted(found, key=lambda one: one[0])
 
 
 def _makers(coupling: Coupling, of_label: Array, count: int) -> Array:
