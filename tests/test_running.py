@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from classifiers import scores_as_inputs
@@ -15,7 +16,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.errors import ProviderError, RunError
 from onnxprune.graph import running, runtime
-from onnxprune.graph.running import CPU, Runner, off_cpu, placement, run_all
+from onnxprune.graph.running import CPU, Runner, off_cpu, placement, ready, run_all
 from onnxprune.proof.comparison import validate
 from onnxprune.proof.validation import noise_floor
 from onnxprune.reports.report import Placement
@@ -32,6 +33,47 @@ def test_a_feed_that_does_not_fit() -> None:
     runner = Runner(scores_as_inputs(5), (CPU,))
     with pytest.raises(RunError, match=r"does not run on x \[6, 4\]"):
         runner({"x": X[:, :4]})
+
+
+def _heavy() -> ir.Model:
+    """Gives a matrix product; its weight is what counts as large here."""
+    weight = onnx.numpy_helper.from_array(np.eye(5, 300, dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 300])],
+        [weight],
+    )
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_a_large_model_is_run_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _heavy()
+    with ready(model, external=False) as small:
+        assert isinstance(small, onnx.ModelProto)
+    monkeypatch.setattr(running, "LARGE", 6000)
+    with ready(model, external=False) as large:
+        assert isinstance(large, Path)
+        assert sorted(p.suffix for p in large.parent.iterdir()) == [".data", ".onnx"]
+        found = Runner(large, (CPU,))({"x": X})["y"]
+    assert not large.parent.exists()
+    assert np.array_equal(found, Runner(small, (CPU,))({"x": X})["y"])
+
+
+def test_without_room_for_a_file_a_large_model_is_run_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise RunError("No space left on device")
+
+    monkeypatch.setattr(running, "LARGE", 6000)
+    monkeypatch.setattr(running, "save", full)
+    with ready(_heavy(), external=False) as subject:
+        assert np.array_equal(Runner(subject, (CPU,))({"x": X})["y"][:, :5], X)
+    with pytest.raises(RunError, match="No space"), ready(_heavy(), external=True):
+        pass
+    monkeypatch.setattr(running, "MOST_IN_MEMORY", 5999)
+    with pytest.raises(RunError, match="No space"), ready(_heavy(), external=False):
+        pass
 
 
 def test_which_nodes_ran_where() -> None:

@@ -26,7 +26,8 @@ Outputs = dict[str, npt.NDArray[np.generic]]
 Subject = Path | onnx.ModelProto
 
 CPU = "CPUExecutionProvider"
-IN_MEMORY = 1 << 30  # bytes of weights up to which a model is handed over as one message
+LARGE = 1 << 26  # bytes of weights from which on a model is handed over as a file
+MOST_IN_MEMORY = 1 << 30  # bytes of weights up to which it may be a message all the same
 
 # Providers that work in a memory of their own, and onnxruntime's name for it.
 _DEVICES = {
@@ -108,16 +109,28 @@ def off_cpu(providers: Sequence[str]) -> bool:
 
 @contextmanager
 def ready(model: Path | ir.Model, external: bool) -> Iterator[Subject]:
-    """Gives what a session can be made of: a path as it is, a model as a message or, if large, as a temporary file."""
+    """Gives what a session can be made of: a path as it is, a model as a message or, if large, as a temporary file.
+
+    A large message takes its time, and several times its size in memory until the session stands. Where there is no
+    room for a file it has to do.
+
+    Args:
+        model: what is to run.
+        external: nothing but a file will do.
+    """
     if isinstance(model, Path):
         yield model
-    elif not external and _weights(model) < IN_MEMORY:
+    elif not external and _weights(model) < LARGE:
         yield ir.to_proto(model)
     else:
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
             path = Path(folder) / "model.onnx"
-            save(model, path, external=True)
-            yield path
+            try:
+                save(model, path, external=True)
+            except RunError:
+                if external or _weights(model) > MOST_IN_MEMORY:
+                    raise
+            yield path if path.exists() else ir.to_proto(model)
 
 
 def _weights(model: ir.Model) -> int:
