@@ -82,6 +82,34 @@ class _Errors:
         )
 
 
+@dataclass(frozen=True)
+class _Equations:
+    """The normal equations of a layer, solved again and again for targets that move.
+
+    Attributes:
+        fit: the equations.
+        rows: seen in them.
+        ridge: lambda.
+        steepest: (g, o) slopes of the activation.
+        has_bias: whether the layer has a place for a bias.
+    """
+
+    fit: Fit
+    rows: int
+    ridge: float
+    steepest: np.ndarray
+    has_bias: bool
+
+    def step(self, w: Floats, b: Floats, left: _Errors) -> tuple[Floats, Floats]:
+        """Returns (w, b) for targets moved by the errors that are left behind the activation, over its slope."""
+        slope, mean = left.along / self.steepest[:, :, None], left.total / self.steepest / left.n
+        if self.has_bias:
+            slope = slope - mean[:, :, None] * left.inputs[:, None, :]
+        new = self.fit.moved(w, slope * (self.rows / left.n), self.ridge)
+        carried = mean - np.einsum("gof,gf->go", new - w, left.inputs / left.n)
+        return new, b + carried if self.has_bias else b
+
+
 def toward_activation(
     layer: Layer,
     seen: Frontier,
@@ -120,7 +148,6 @@ def toward_activation(
     parts = list(sampled(part, layer, seen, truth, drawing, most, kept.features))
 
     fit, check = (m.of(kept.features) for m in moments)
-    solver, count = Fit(fit + check, kept.take(w0), kept.there), fit.n + check.n
     w, b = new, level = kept.take(found[0]), found[1]
 
     def first(x: _Part) -> tuple[_Errors, np.ndarray]:
@@ -131,10 +158,11 @@ def toward_activation(
         return _errors(x, _missed(new, level, x, respond)[1])
 
     looks, secants = zip(*abreast(first, parts, drawing.jobs), strict=True)
-    steepest, before = _steepest(secants), reduce(add, looks)
-    left = before
+    left = before = reduce(add, looks)
+    both = Fit(fit + check, kept.take(w0), kept.there)
+    equations = _Equations(both, fit.n + check.n, ridge, _steepest(secants), layer.bias is not None)
     for _ in range(STEPS):
-        new, level = _step(new, level, left, steepest, solver, ridge, count, free=layer.bias is not None)
+        new, level = equations.step(new, level, left)
         left = reduce(add, abreast(later, parts, drawing.jobs))
     better = left.squared < before.squared
     return kept.put(np.where(better[:, :, None], new, w), w0.shape), np.where(better, level, b)
@@ -173,25 +201,6 @@ def _steepest(secants: Sequence[np.ndarray]) -> np.ndarray:
     down, up = np.min([s[0] for s in secants], axis=0), np.max([s[1] for s in secants], axis=0)
     found = np.where(up >= -down, up, down)
     return np.where(found == 0, np.inf, found)
-
-
-def _step(
-    w: Floats,
-    b: Floats,
-    left: _Errors,
-    steepest: np.ndarray,
-    solver: Fit,
-    ridge: float,
-    count: int,
-    *,
-    free: bool,
-) -> tuple[Floats, Floats]:
-    """Returns the least-squares solution for targets moved by the errors behind the activation, over its slope."""
-    slope, mean = left.along / steepest[:, :, None], left.total / steepest / left.n
-    if free:
-        slope = slope - mean[:, :, None] * left.inputs[:, None, :]
-    new = solver.moved(w, slope * (count / left.n), ridge)
-    return new, b + (mean - np.einsum("gof,gf->go", new - w, left.inputs / left.n) if free else 0)
 
 
 def _response(layer: Layer, nodes: Sequence[int], truth: Frontier) -> Response:
