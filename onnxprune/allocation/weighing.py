@@ -103,4 +103,4 @@ class Scales:
 def written_size(model: ir.Model, *, external: bool, name: str) -> int:
     """Returns the bytes of a model's files: it is written, and thrown away."""
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        return sum(file.stat().st_size for file in save(model, Path(folder) / name, external=external))
+        return sum(file.stat().st_size for file in save(model, Path(folder) / name, external=external, lasting=False))

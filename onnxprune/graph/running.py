@@ -126,7 +126,7 @@ def ready(model: Path | ir.Model, external: bool) -> Iterator[Subject]:
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
             path = Path(folder) / "model.onnx"
             try:
-                save(model, path, external=True)
+                save(model, path, external=True, lasting=False)
             except RunError:
                 if external or _weights(model) > MOST_IN_MEMORY:
                     raise

@@ -84,7 +84,12 @@ def _check_folder(path: Path) -> None:
 
 
 def save(
-    model: ir.Model, path: Path, *, external: bool, check: Callable[[Path], None] | None = None
+    model: ir.Model,
+    path: Path,
+    *,
+    external: bool,
+    check: Callable[[Path], None] | None = None,
+    lasting: bool = True,
 ) -> tuple[Path, ...]:
     """Writes a model whole or not at all, and returns the files that were written: the .onnx, then its data file.
 
@@ -95,6 +100,7 @@ def save(
         path: the .onnx file.
         external: whether initializers from 1,024 bytes on go to `STEM.HASH.data` beside it. Above 2 GiB they do anyway.
         check: called with the path of the new .onnx before it replaces the old one; what it raises stops that.
+        lasting: wait until all is on the disk; what is soon removed again need not be.
 
     Raises:
         RunError: nothing was changed, and says why.
@@ -102,14 +108,14 @@ def save(
     path = Path(path)
     _check_folder(path)
     serialized = faithful.to_proto(model)
-    transaction = _Transaction(path)
+    transaction = _Transaction(path, lasting)
     try:
         with taking_part(path.absolute().parent):
             data_file = _place_tensors(serialized, transaction, external)
             temporary = transaction.create(".onnx")
             with temporary.open("wb") as file:
                 file.write(_encode(serialized.proto))
-                _flush(file)
+                transaction.settle(file)
             _reread(temporary, data_file)
             if check is not None:
                 check(temporary)
@@ -127,9 +133,15 @@ def save(
 
 @dataclass(eq=False)
 class _Transaction:
-    """The files that a save has made so far; what is not moved in at the end is removed."""
+    """The files that a save has made so far; what is not moved in at the end is removed.
+
+    Attributes:
+        path: where the model goes.
+        lasting: whether files are to be on the disk before they are moved in.
+    """
 
     path: Path
+    lasting: bool
     unfinished: Unfinished = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +155,11 @@ class _Transaction:
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         return new
 
+    def settle(self, file: BinaryIO) -> None:
+        """Waits until the system has brought what is written to the disk."""
+        if self.lasting:
+            _flush(file)
+
     def rename(self, old: Path, new: Path) -> None:
         """Moves one of the made files; unless it replaces a file (of the same content), it can still be undone."""
         if not new.exists():
@@ -154,9 +171,13 @@ class _Transaction:
         """Moves the .onnx in; from here on nothing is undone."""
         if self.path.exists():
             temporary.chmod(self.path.stat().st_mode & 0o777)
-        _flush_folder(self.path.absolute().parent)
+        self._settle_folder()
         temporary.replace(self.path)
-        _flush_folder(self.path.absolute().parent)
+        self._settle_folder()
+
+    def _settle_folder(self) -> None:
+        if self.lasting:
+            _flush_folder(self.path.absolute().parent)
 
 
 def _flush(file: BinaryIO) -> None:
@@ -256,7 +277,8 @@ def _write_data(tensors: list[tuple[onnx.TensorProto, Any]], transaction: _Trans
     """Writes the data file, tensor by tensor, and returns its path; the tensors then point to it."""
     temporary = transaction.create(".data")
     digest, places, position = hashlib.sha256(), [], 0
-    with temporary.open("wb") as file, _settling(file), _Beside(digest.update, file.write) as taken:
+    settling = _settling if transaction.lasting else contextlib.nullcontext
+    with temporary.open("wb") as file, settling(file), _Beside(digest.update, file.write) as taken:
         for tensor, data in tensors:
             size = _nbytes(data)
             gap = -position % (_PAGE if size >= _ALIGN_FROM else _WORD)
@@ -269,7 +291,7 @@ def _write_data(tensors: list[tuple[onnx.TensorProto, Any]], transaction: _Trans
             places.append((position + gap, size))
             position += written
         taken.wait(0)
-        _flush(file)
+        transaction.settle(file)
     path = transaction.path.absolute().parent / f"{_stem(transaction.path)}.{digest.hexdigest()[:12]}.data"
     transaction.rename(temporary, path)
     for (tensor, data), (offset, size) in zip(tensors, places, strict=True):
