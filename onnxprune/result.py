@@ -90,7 +90,7 @@ class Result:
 def assembled(study: Study, found: Cut, options: Options) -> Report:
     """Returns the report of a cut model that nothing was measured on yet."""
     source, cutting, data = study.source, found.chosen.cutting, study.used_data
-    warnings = [*number_warnings(cutting.units), *(data.warnings if data else ())]
+    warnings = [*number_warnings(cutting.units, study.jobs), *(data.warnings if data else ())]
     if data is not None and data.synthetic:
         warnings.append(
             "no calibration data was given: weights were refitted on made-up inputs; "

@@ -180,7 +180,9 @@ class Study:
         """Returns what is known of units; for the same ones it is the same."""
         key = tuple((group.name, len(group)) for group in units.groups)
         if key not in self._grounds:
-            self._grounds[key] = Ground(units, self.options, self._sensitivity, self._cost_table, self.providers)
+            self._grounds[key] = Ground(
+                units, self.options, self._sensitivity, self._cost_table, self.providers, self.jobs
+            )
         return self._grounds[key]
 
     @property

@@ -85,6 +85,19 @@ def test_help_imports_nothing_of_weight(args: list[str]) -> None:
     assert found.stdout
 
 
+def test_what_is_seldom_used_is_loaded_where_it_is_used() -> None:
+    model = Path(__file__).parent.parent / "models/digits_lstm.onnx"
+    code = (
+        "import sys, onnxprune\nfrom onnxprune.cli import prepare\nprepare()\nprepare()\n"
+        f"onnxprune.prune({os.fspath(model)!r}, ratio=0.5, samples=8)\n"
+        "assert 'sympy.core' not in sys.modules, 'sympy was loaded'\n"
+        "import onnx_ir as ir\nassert str((ir.SymbolicDim('n') + 1).evaluate({'n': 2})) == '3'\n"
+        "assert 'sympy.core' in sys.modules\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert found.returncode == 0, found.stderr
+
+
 def test_help_shows_the_options_of_prune_and_the_commands() -> None:
     shown = run("--help").stdout
     for text in ("MODEL [OPTIONS]", "--ratio", "--in-place", "inspect", "Exit codes", "--version"):

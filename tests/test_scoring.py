@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 
 from onnxprune.criteria import CRITERIA, OnWeights
 from onnxprune.criteria.magnitude import l1
@@ -40,6 +41,15 @@ def test_scores_that_compare_are_not_divided_by_their_mean() -> None:
     parts = [lamp.rule(m, RNG) for m in (W1.T, B1[:, None], W2)]
     (found,) = score(units(MLP, w1=W1, b1=B1, w2=W2), lamp, 0)
     assert np.allclose(found, np.mean(parts, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["l1", "fpgm", "random"])
+def test_the_number_of_jobs_changes_nothing(name: str) -> None:
+    criterion = CRITERIA[name]
+    assert isinstance(criterion, OnWeights)
+    found_units = units(MLP, w1=W1, b1=B1, w2=W2)
+    one, several = (score(found_units, criterion, 7, jobs) for jobs in (1, 3))
+    assert all((a == b).all() for a, b in zip(one, several, strict=True))
 
 
 def test_members_of_nothing_but_zeros_do_not_count() -> None:

@@ -61,6 +61,7 @@ class Ground:
         measured: returns what each group costs the outputs; called once, where the allocation asks for it.
         timed: returns what any counts take on the provider; called once, where latency is limited.
         providers: onnxruntime's names of execution providers.
+        jobs: weights that are looked at at a time.
         orders: how units of groups with several consumers go, as far as walks have found it.
         orders_of_trials: the same on the inputs that ways are compared on.
     """
@@ -70,6 +71,7 @@ class Ground:
     measured: Callable[[Ground], Sensitivity]
     timed: Callable[[Ground], CostTable]
     providers: tuple[str, ...]
+    jobs: int = 1
     orders: dict[int, Array] = field(default_factory=dict)
     orders_of_trials: dict[int, Array] = field(default_factory=dict)
 
@@ -81,7 +83,7 @@ class Ground:
     @cached_property
     def scores(self) -> tuple[Scores, ...]:
         """Importance of each group's units as weights alone tell it."""
-        return rank_by_weights(self.units, self.options.criterion, self.options.seed)
+        return rank_by_weights(self.units, self.options.criterion, self.options.seed, self.jobs)
 
     @cached_property
     def open(self) -> tuple[bool, ...]:
@@ -170,7 +172,7 @@ class Ground:
 
     def _under(self, options: Options) -> Ground:
         """Returns the same units under other options."""
-        found = Ground(self.units, options, self.measured, self.timed, self.providers)
+        found = Ground(self.units, options, self.measured, self.timed, self.providers, self.jobs)
         found.tally = self.tally
         return found
 

@@ -73,9 +73,10 @@ def mend(
     by_rank = choose and options.ranks_by_data
     ranked, told = keep_choice, list[str]()
     if by_loss:
-        ranked = rank_by_weights(units, options.criterion, options.seed)
+        ranked = rank_by_weights(units, options.criterion, options.seed, jobs)
     elif by_rank:
-        ranked, told = rank_by_data(units, options.criterion or "", counts, batches, providers, options.seed, tell)
+        name, seed = options.criterion or "", options.seed
+        ranked, told = rank_by_data(units, name, counts, batches, providers, seed, jobs, tell)
     by_data = by_loss or by_rank
     for first in (True, False) if by_data else (False,):
         scores = ranked if first else keep_choice

@@ -15,6 +15,7 @@ from onnxprune import __version__
 from onnxprune.cli import bench, gate, history, inspect, prune, sweep, validate
 from onnxprune.cli.common import EXIT_CODES, WORDS
 from onnxprune.cli.errors import ended
+from onnxprune.cli.seldom import postpone
 
 # Nothing of weight is imported up here, nor by the commands: `onnxprune --help` must not wait for onnxruntime.
 
@@ -80,6 +81,7 @@ def prepare() -> None:
     """Makes this process one of the command, in its environment and streams."""
     # The wheels of onnxruntime report on every session to their maker: not from a command about its user's own models.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    postpone()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the run
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 Matrix = npt.NDArray[np.floating]
 Scores = npt.NDArray[np.float64]
+Rule = Callable[[Matrix, np.random.Generator], Scores]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class OnWeights:
         comparable: its scores compare across groups as they are; others are divided by their mean.
     """
 
-    rule: Callable[[Matrix, np.random.Generator], Scores]
+    rule: Rule
     scales: bool = False
     comparable: bool = False
 

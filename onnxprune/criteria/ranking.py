@@ -18,10 +18,10 @@ from onnxprune.engine.units import Units
 MOST_NAMES = 5
 
 
-def rank_by_weights(units: Units, name: str | None, seed: int) -> tuple[Scores, ...]:
+def rank_by_weights(units: Units, name: str | None, seed: int, jobs: int = 1) -> tuple[Scores, ...]:
     """Returns the importance of each group's units; by l1 for criteria that have to see data first."""
     criterion = CRITERIA.get(name or "")
-    return score(units, criterion if isinstance(criterion, OnWeights) else OnWeights(l1), seed)
+    return score(units, criterion if isinstance(criterion, OnWeights) else OnWeights(l1), seed, jobs)
 
 
 def rank_by_data(
@@ -31,6 +31,7 @@ def rank_by_data(
     batches: Sequence[Feed],
     providers: Sequence[str],
     seed: int,
+    jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[tuple[Scores, ...], list[str]]:
     """Returns the importance of each group's units as data tells it, and notes on groups of which it tells nothing.
@@ -42,6 +43,7 @@ def rank_by_data(
         batches: calibration inputs.
         providers: onnxruntime's execution providers.
         seed: of every random draw.
+        jobs: weights that are looked at at a time.
         progress: called with what is done and how much there is to do.
     """
     criterion = CRITERIA[name]
@@ -55,7 +57,7 @@ def rank_by_data(
     else:
         found = (None,) * len(units.groups)
     silent = [g.name for g, f, ok in zip(units.groups, found, wanted, strict=True) if f is None and ok]
-    by_weights = score(units, OnWeights(l1), seed)
+    by_weights = score(units, OnWeights(l1), seed, jobs)
     scores = tuple(w if f is None else f for f, w in zip(found, by_weights, strict=True))
     return scores, [_note(name, silent, "no linear consumer tells their units apart")] if silent else []
 

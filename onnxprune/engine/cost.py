@@ -93,14 +93,16 @@ def per_unit(units: Units) -> tuple[Floats, Floats]:
     """Returns for each group the MACs and the parameters that one of its units takes along, all else uncut."""
     coupling = units.coupling
     nodes_of: list[set[int]] = [set() for _ in units.groups]
+    group_of_label = units.group_of[units.of_label]
+    groups_in: dict[int, set[int]] = {}  # by identity: many tensors share an array
     for index, node in _counted(coupling):
         arrays = [a for t in coupling.seen[index] if t is not None for a in t.arrays]
         arrays += [a for v in node.outputs if v.name in coupling.tensors for a in coupling.tensors[v.name].arrays]
         arrays += [a for use in coupling.uses_of.get(index, {}).values() for a in use.arrays]
-        for g in (
-            np.unique(np.concatenate([units.group_of[np.unique(units.of_label[a])] for a in arrays])) if arrays else ()
-        ):
-            if g >= 0:
+        for a in arrays:
+            if id(a) not in groups_in:
+                groups_in[id(a)] = set(np.flatnonzero(np.bincount(group_of_label[a].ravel() + 1)[1:]).tolist())
+            for g in groups_in[id(a)]:
                 nodes_of[g].add(index)
     before = {index: node_macs(coupling, index) for index in set().union(*nodes_of)} if nodes_of else {}
     saved, weights = np.zeros(len(units.groups)), np.zeros(len(units.groups))

@@ -23,8 +23,9 @@ from onnxprune.engine.labels import Array, Labels, UnionFind, settle
 Floats = npt.NDArray[np.float64]
 
 
-Members = tuple[tuple[int, int], ...]
-"""Places in constants: (number of the use, number of its array)."""
+Member = tuple[int, int]
+"""A place in a constant: (number of the use, number of its array)."""
+Members = tuple[Member, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,8 +304,10 @@ def _families(coupling: Coupling, of_label: Array, groups: list[Group], count: i
     sizes = np.array([len(g) for g in groups])
 
     def add(units: Array) -> None:
-        units = np.unique(units)
-        if units.size and units[0] >= 0 and units.tobytes() not in sets:
+        if not units.size or (units < 0).any():
+            return
+        units = _distinct(units, count)
+        if units.tobytes() not in sets:
             inside = np.bincount(group_of[units], minlength=len(groups))
             if not ((inside == sizes) & (inside > 0)).any():  # a whole group keeps one anyway
                 sets[units.tobytes()] = units
@@ -313,10 +316,9 @@ def _families(coupling: Coupling, of_label: Array, groups: list[Group], count: i
         for row in np.unique(of_label[d.children], axis=0):
             if (row != row[0]).any():  # a parent of one unit goes with it
                 add(row)
-    for t in coupling.tensors.values():
-        for a in t.arrays:
-            add(of_label[a])
+    for a in {id(a): a for t in coupling.tensors.values() for a in t.arrays}.values():
+        add(of_label[a])
     return tuple(sets[k] for k in sorted(sets))
 
 
-__all__ = ["Group", "Units", "find_units"]
+__all__ = ["Group", "Member", "Units", "find_units"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any
@@ -75,10 +76,10 @@ class Striped(ir.LazyTensor):
         whole = np.concatenate([first, *others]) if others else np.ascontiguousarray(first)
         return ir.Tensor(whole, dtype=self.dtype, name=self.name)
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes | memoryview]:
         """Yields the content as it is stored."""
-        if self.dtype.bitwidth < 8:  # several elements share a byte
+        if self.dtype.bitwidth < 8 or sys.byteorder == "big":  # several elements share a byte, or theirs are turned
             yield self.tobytes()
         else:
             for stripe in self.stripes():
-                yield ir.Tensor(stripe, dtype=self.dtype).tobytes()
+                yield np.ascontiguousarray(stripe).reshape(-1).view(np.uint8).data

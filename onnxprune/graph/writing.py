@@ -328,7 +328,7 @@ def _settling(file: BinaryIO) -> Iterator[None]:
 class _Beside:
     """Passes chunks on to those who take them, each in a thread of its own; the next one is made meanwhile."""
 
-    def __init__(self, *takers: Callable[[bytes], Any]) -> None:
+    def __init__(self, *takers: Callable[[bytes | memoryview], Any]) -> None:
         self.takers = [(take, ThreadPoolExecutor(1)) for take in takers]
         self.going = deque[tuple[int, list[Future[Any]]]]()
 
@@ -339,7 +339,7 @@ class _Beside:
         for _, pool in self.takers:
             pool.shutdown(cancel_futures=True)
 
-    def put(self, chunk: bytes) -> None:
+    def put(self, chunk: bytes | memoryview) -> None:
         """Passes a chunk on; what went wrong with an earlier one is raised here."""
         self.going.append((len(chunk), [pool.submit(take, chunk) for take, pool in self.takers]))
         self.wait(_AHEAD)
@@ -362,7 +362,7 @@ def _nbytes(tensor: Any) -> int:
     return 0 if dtype == ir.DataType.STRING else (count * dtype.bitwidth + 7) // 8
 
 
-def _chunks(tensor: Any) -> Iterator[bytes]:
+def _chunks(tensor: Any) -> Iterator[bytes | memoryview]:
     """Yields a tensor's data, little-endian, in pieces that fit memory."""
     if isinstance(tensor, ir.ExternalTensor):
         yield from _file_chunks(Path(tensor.path), tensor.offset or 0, _nbytes(tensor))

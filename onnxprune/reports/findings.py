@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.abreast import abreast
 from onnxprune.allocation.counts import select
 from onnxprune.engine import cost
 from onnxprune.engine.coupling import Coupling
@@ -117,19 +118,17 @@ def _weights(graph: ir.Graph) -> set[str]:
     return {n for n, t in constants(graph).items() if len(t.shape) > 1 and t.dtype.is_floating_point()}
 
 
-def number_warnings(units: Units) -> Iterator[str]:
+def number_warnings(units: Units, jobs: int) -> Iterator[str]:
     """Yields a warning for each weight of a group with values that are no numbers: it tells nothing of importance."""
     tensors = constants(units.coupling.model.graph)
     members = dict.fromkeys(units.coupling.uses[u].name for group in units.groups for u, _ in group.members)
-    for name in members:
-        tensor = tensors.get(name)
-        if tensor is not None and tensor.dtype.is_floating_point():
-            count = _strange(np.asarray(tensor.numpy()))
-            if count:
-                yield (
-                    f"weight {quote(name)} holds {count:,} values that are not finite (NaN or infinite): "
-                    "it was left out of scoring, check how the model was trained or converted"
-                )
+    names = [name for name in members if name in tensors and tensors[name].dtype.is_floating_point()]
+    for name, count in zip(names, abreast(lambda name: _strange(tensors[name].numpy()), names, jobs), strict=True):
+        if count:
+            yield (
+                f"weight {quote(name)} holds {count:,} values that are not finite (NaN or infinite): "
+                "it was left out of scoring, check how the model was trained or converted"
+            )
 
 
 def _strange(values: np.ndarray) -> int:
