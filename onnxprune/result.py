@@ -56,22 +56,23 @@ class Result:
         """
         target = Path(path)
         check_output(target, self._source, in_place)
-
-        def check(written: Path) -> None:
-            check_unchanged(self._source)
-            self._measure(written)
-
-        files = save(self.model, target, external=bool(self._source.data_files), check=check)
+        files = save(self.model, target, external=self._source.external, check=self._measure)
         size = Count(self.report.size.before, sum(f.stat().st_size for f in files))
         self.report = replace(self.report, output=str(target), size=size)
         return self.report
 
     def measure(self) -> None:
-        """Measures the model in memory, where it is not written."""
+        """Measures the model in memory, where it is not written.
+
+        Raises:
+            ModelError: the original's files are no longer those that were loaded.
+            ValidationError: it is not what it should be.
+        """
         self._measure(self.model)
 
     def _measure(self, subject: Path | ir.Model) -> None:
-        """Puts what is measured on the pruned model into the report."""
+        """Puts what is measured on the pruned model into the report; the original is measured as its file stands."""
+        check_unchanged(self._source)
         if self._judge is not None:
             self.report = _judged(self.report, self._judge.judge(subject))
         if self._task is not None:
@@ -119,12 +120,11 @@ def judge_of(study: Study, found: Cut, task: Task | None) -> Judge:
     """Returns what compares the result with the original: on labelled inputs if there are, since no weight saw them."""
     data = study.used_data if task is None else task.data.inputs()
     return Judge(
-        study.source.model,
+        study.source,
         found.chosen.cutting,
         study.providers,
         study.options.seed,
         exact=not study.coupling.approximate,
-        external=bool(study.source.data_files),
         data=data if data is not None and not data.synthetic else None,
         held_out=task is not None and study.options.max_drop is None,
     )

@@ -38,13 +38,12 @@ def loss_of(study: Study, task: Task | None) -> Loss:
     if task is not None:
         before = task.before.top1
         return Loss(lambda model: before - task.measured(model).top1, "points of top-1")
-    external = bool(study.source.data_files)
-    feeds = study.held_out
-    with ready(study.source.model, external) as subject:
+    source, feeds = study.source, study.held_out
+    with ready(source.served, source.external) as subject:
         dense = run_all(subject, feeds, study.providers)
 
     def diverged(model: ir.Model) -> float:
-        with ready(model, external) as subject:
+        with ready(model, source.external) as subject:
             return divergence(dense, run_all(subject, feeds, study.providers))
 
     return Loss(diverged, "divergence")

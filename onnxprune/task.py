@@ -50,25 +50,23 @@ class Task:
 
     Attributes:
         data: the labelled data.
-        original: the model before the cut.
+        original: the model before the cut, as loaded.
         providers: onnxruntime's names of execution providers.
-        external: whether the original has data files.
         before: how well it does.
     """
 
     data: Labelled
-    original: ir.Model
+    original: Source
     providers: tuple[str, ...]
-    external: bool
     before: TaskMetric = field(init=False)
 
     def __post_init__(self) -> None:
         """Measures the original."""
-        self.before = self.measured(self.original)
+        self.before = self.measured(self.original.served)
 
     def measured(self, model: Path | ir.Model) -> TaskMetric:
         """Returns how well a model does."""
-        with ready(model, self.external) as subject:
+        with ready(model, self.original.external) as subject:
             return self.data.measure(subject, self.providers)
 
     def change(self, model: Path | ir.Model) -> TaskChange:
@@ -84,4 +82,4 @@ def opened_task(
         return None
     with clock.stage("evaluate"):
         data = open_labelled(where.data, where.labels, specs(source.model), seed=seed, pictures=where.pictures)
-        return Task(data, source.model, providers, bool(source.data_files))
+        return Task(data, source, providers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def judge_of(**options: Any) -> tuple[Judge, ir.Model]:
     coupling = coupled(source, False, 0, (CPU,), Clock(None))
     units = find_units(coupling)
     cutting = Cutting(units, units.groups[0].units[:5])
-    return Judge(source.model, cutting, (CPU,), 0, **options), cut(cutting, rewrite_sizes(cutting))
+    return Judge(source, cutting, (CPU,), 0, **options), cut(cutting, rewrite_sizes(cutting))
 
 
 def test_a_true_cut_passes() -> None:
@@ -62,6 +64,33 @@ def test_a_true_cut_passes() -> None:
     assert found.error is not None
     assert found.error <= found.tolerance
     assert (found.noise, found.placement) == (None, ())
+
+
+def test_the_original_is_run_as_its_file_stands() -> None:
+    judge, pruned = judge_of()
+    in_memory = replace(judge, original=replace(judge.original, path=None))
+    as_loaded = [judge.judge(pruned).fidelity[0], in_memory.judge(pruned).fidelity[0]]
+    spoil(judge.original.model, 3)  # in memory only
+    by_file, by_memory = judge.judge(pruned).fidelity[0], in_memory.judge(pruned).fidelity[0]
+    assert as_loaded == [by_file, by_file]
+    assert by_memory != by_file
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_an_original_that_changes_on_the_way_is_refused(tmp_path: Path, written: bool, replaced: bool) -> None:
+    path, output = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    shutil.copy(MLP, path)
+
+    def meddle(stage: str) -> None:
+        if stage.startswith("plan"):
+            path.unlink(missing_ok=True)
+            if replaced:
+                shutil.copy(MLP, path)
+
+    with pytest.raises(ModelError, match="was changed while it was in use"):
+        onnxprune.prune(path, ratio=0.5, compensate="none", output=output if written else None, progress=meddle)
+    assert not output.exists()
 
 
 def spoil(model: ir.Model, factor: float) -> None:

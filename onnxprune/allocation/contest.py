@@ -94,8 +94,7 @@ def winner(
         jobs: trials at a time, and batches of each where there are fewer trials; the result does not depend on it.
         tell: called with the steps of all trials done and their number.
     """
-    external = bool(source.data_files)
-    with ready(source.model, external) as subject:
+    with ready(source.served, source.external) as subject:
         dense = run_all(subject, held, providers)
     steps = [0] * len(contenders)
 
@@ -106,7 +105,7 @@ def winner(
 
         mended = mend(contenders[k].chosen, jobs=max(jobs // len(contenders), 1), tell=told)
         steps[k] += 1
-        with ready(cut(mended.cutting, mended.rewrite), external) as subject:
+        with ready(cut(mended.cutting, mended.rewrite), source.external) as subject:
             loss = relative_error(dense, run_all(subject, held, providers))
         return loss * (MARGIN if contenders[k].way.spread == "even" else 1.0), mended
 

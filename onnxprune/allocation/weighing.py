@@ -82,7 +82,7 @@ class Scales:
 
     def size(self, model: ir.Model) -> int:
         """Returns the bytes that a cut model's files have."""
-        return written_size(model, external=bool(self.source.data_files), name=self.name)
+        return written_size(model, external=self.source.external, name=self.name)
 
     def as_refitted(self, chosen: Chosen) -> Chosen:
         """Returns a cut with biases, all zero, wherever a refit may add one."""

@@ -46,6 +46,16 @@ class Source:
     data_files: tuple[Path, ...] = ()
     stamps: tuple[tuple[Path, tuple[int, int, int]], ...] = field(default=(), repr=False)
 
+    @property
+    def served(self) -> Path | ir.Model:
+        """The model as it is served: its file, with all that onnx-ir drops, where there is one."""
+        return self.path or self.model
+
+    @property
+    def external(self) -> bool:
+        """Whether weights are in data files."""
+        return bool(self.data_files)
+
 
 def load(model: str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph) -> Source:
     """Returns a model that is safe to work on.

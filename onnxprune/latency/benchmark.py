@@ -67,10 +67,7 @@ def bench(
     sources = load(original), load(pruned)
     check_alike(*(inputs.specs(source.model) for source in sources))
     with ExitStack() as stack:
-        first, second = (
-            stack.enter_context(ready(s.path or s.model, bool(s.data_files)))  # a path as it is served
-            for s in sources
-        )
+        first, second = (stack.enter_context(ready(s.served, s.external)) for s in sources)
         session = open_session(first, providers)
         feed = feed_for(sources[0], session, batch=batch, calibration=calibration, seed=seed)
         del session

@@ -210,8 +210,7 @@ def in_turns(
     progress: Progress | None = None,
 ) -> Timing:
     """Returns how long a model and its pruned version take, see `timing.compare`."""
-    external = bool(source.data_files)
-    with ready(source.path or source.model, external) as first, ready(pruned, external) as second:
+    with ready(source.served, source.external) as first, ready(pruned, source.external) as second:
         return compare(
             first,
             second,
@@ -252,7 +251,7 @@ def cost_table(
     _check_batch(units.coupling, serving.batch)
     name = f"{source.sha256} batch {serving.batch}"
     feed = feed_at(units.coupling, serving.batch)
-    with ready(source.path or source.model, bool(source.data_files)) as subject:
+    with ready(source.served, source.external) as subject:
         whole = table.get(f"kernels {name}", lambda: _kernels(subject, feed, serving))
         full = table.get(f"run {name}", lambda: _run(subject, feed, serving))
     assert whole is not None

@@ -108,7 +108,7 @@ def validate(
         with clock.stage("exactness"):
             exactness = check_cut(one, coupling, other, chosen, providers, seed)
     with ExitStack() as stack:
-        first, second = (stack.enter_context(ready(s.path or s.model, bool(s.data_files))) for s in (one, other))
+        first, second = (stack.enter_context(ready(s.served, s.external)) for s in (one, other))
         with clock.stage("fidelity"):
             held_out = None if data is not None and labelled is None else True
             found = _fidelity(first, second, coupling, data, held_out, exactness, providers, seed)

@@ -91,13 +91,12 @@ def _error(grown: _Grown, original: Source, pruned: Source, providers: Sequence[
     """Returns the largest difference between the pruned model and the grown one, and what is allowed."""
     coupling = grown.cutting.coupling
     feeds = proof_feeds(coupling, seed)
-    external = bool(original.data_files)
-    with ready(original.path or original.model, external) as subject:
+    with ready(original.served, original.external) as subject:
         dense = run_all(subject, feeds, providers)
         noise = noise_floor(subject, feeds, dense, providers)
-    with ready(pruned.path or pruned.model, bool(pruned.data_files)) as subject:
+    with ready(pruned.served, pruned.external) as subject:
         found = run_all(subject, feeds, providers)
-    with ready(grown.model, external) as subject:
+    with ready(grown.model, original.external) as subject:
         expected = run_all(subject, feeds, providers)
         error = max(difference(e, f, d) for e, f, d in zip(expected, found, dense, strict=True))
         allowed = base_tolerance(grown.cutting)

@@ -19,6 +19,7 @@ from onnxprune.engine.cut import masked
 from onnxprune.engine.cutting import Cutting
 from onnxprune.errors import ModelError, ProviderError, RunError, ValidationError
 from onnxprune.graph import inputs
+from onnxprune.graph.model import Source
 from onnxprune.graph.running import CPU, Outputs, Runner, Subject, off_cpu, placement, ready, run_all
 from onnxprune.graph.runtime import first_line, open_session
 from onnxprune.proof.fidelity import fidelity
@@ -68,22 +69,20 @@ class Judge:
     """Compares pruned models with one original and one cut.
 
     Attributes:
-        original: the model before the cut.
+        original: the model before the cut, as loaded.
         cutting: the cut, of the weights that the pruned model has.
         providers: onnxruntime's names of execution providers, in order.
         seed: of made-up inputs.
         exact: whether the cut has to be exact.
-        external: whether the original has data files.
         data: inputs to measure fidelity on; None: made-up ones.
         held_out: whether nothing was chosen or refitted on `data`.
     """
 
-    original: ir.Model
+    original: Source
     cutting: Cutting
     providers: tuple[str, ...]
     seed: int
     exact: bool = True
-    external: bool = False
     data: Calibration | None = None
     held_out: bool = False
 
@@ -95,7 +94,7 @@ class Judge:
     @cached_property
     def expected(self) -> list[Outputs]:
         """What the masked original computes at each different size."""
-        with ready(masked(self.cutting), self.external) as subject:
+        with ready(masked(self.cutting), self.original.external) as subject:
             return run_all(subject, self.feeds, self.providers)
 
     def judge(self, subject: Path | ir.Model) -> Validation:
@@ -143,7 +142,7 @@ class Judge:
         Raises:
             ModelError: where the original does not run, the pruned one is not to blame.
         """
-        with ready(self.original, self.external) as subject:
+        with ready(self.original.served, self.original.external) as subject:
             try:
                 runner = Runner(subject, self.providers)
                 outputs = [runner(feed) for feed in self.feeds]
@@ -164,12 +163,12 @@ class Judge:
         try:
             _ = self.exact and self.expected
             check_structure(subject, self.original)
-            with ready(subject, self.external) as target:
+            with ready(subject, self.original.external) as target:
                 yield target, Runner(target, self.providers)
         except ValidationError:
             raise
         except Exception as failure:
-            with ready(self.original, True) as original:  # as it stands, with what onnx-ir drops
+            with ready(self.original.served, True) as original:
                 open_session(original, self.providers)
             raise ValidationError(
                 f"the pruned model does not run ({first_line(failure)}); nothing was written, please report this model"
@@ -185,7 +184,7 @@ class Judge:
         error = max(difference(m, f, d) for m, f, d in zip(self.expected, found, dense.outputs, strict=True))
         allowed = base_tolerance(self.cutting)
         if error > allowed:
-            with ready(masked(self.cutting), self.external) as subject:
+            with ready(masked(self.cutting), self.original.external) as subject:
                 own = own_noise(subject, self.feeds, self.expected, self.providers)
             allowed = max(allowed, NOISE_FACTOR * max(own, dense.noise or 0.0))
         if not error <= allowed:
@@ -317,7 +316,7 @@ def difference(expected: Outputs, found: Outputs, original: Outputs) -> float:
     return worst
 
 
-def check_structure(subject: Path | ir.Model, original: ir.Model) -> None:
+def check_structure(subject: Path | ir.Model, original: Source) -> None:
     """Passes if onnx's checker does, or if it already refused the original.
 
     Raises:
@@ -334,8 +333,8 @@ def check_structure(subject: Path | ir.Model, original: ir.Model) -> None:
             ) from error
 
 
-def _refused(original: ir.Model) -> bool:
-    with ready(original, True) as path:
+def _refused(original: Source) -> bool:
+    with ready(original.served, True) as path:
         try:
             onnx.checker.check_model(str(path))
         except onnx.checker.ValidationError:
