@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -160,6 +160,10 @@ class _Transaction:
         if self.lasting:
             _flush(file)
 
+    def settling(self, file: BinaryIO) -> AbstractContextManager[None]:
+        """Has the system do so while more is written: less is left to wait for at the end."""
+        return _settling(file) if self.lasting else contextlib.nullcontext()
+
     def rename(self, old: Path, new: Path) -> None:
         """Moves one of the made files; unless it replaces a file (of the same content), it can still be undone."""
         if not new.exists():
@@ -277,8 +281,7 @@ def _write_data(tensors: list[tuple[onnx.TensorProto, Any]], transaction: _Trans
     """Writes the data file, tensor by tensor, and returns its path; the tensors then point to it."""
     temporary = transaction.create(".data")
     digest, places, position = hashlib.sha256(), [], 0
-    settling = _settling if transaction.lasting else contextlib.nullcontext
-    with temporary.open("wb") as file, settling(file), _Beside(digest.update, file.write) as taken:
+    with temporary.open("wb") as file, transaction.settling(file), _Beside(digest.update, file.write) as taken:
         for tensor, data in tensors:
             size = _nbytes(data)
             gap = -position % (_PAGE if size >= _ALIGN_FROM else _WORD)
@@ -309,7 +312,7 @@ def _write_data(tensors: list[tuple[onnx.TensorProto, Any]], transaction: _Trans
 
 @contextmanager
 def _settling(file: BinaryIO) -> Iterator[None]:
-    """Has the system bring what is written to the disk while more is made: less is left to wait for at the end."""
+    """Flushes a file again and again while it is written."""
     done = threading.Event()
 
     def settle() -> None:
