@@ -147,6 +147,13 @@ class _Sizes:
     def _changed(self, index: int, slot: int) -> bool:
         return (index, slot) in self.out.edges or self._name(index, slot) in self.content
 
+    def _is_cut_data(self, name: str) -> bool:
+        """Returns whether a value is a tensor of real numbers that loses some of them, rather than sizes."""
+        t, pair = self.coupling.tensors.get(name), self.trace.values.get(name)
+        if t is None or pair is None or pair[0].dtype.kind != "f":
+            return False
+        return any(self.cutting.is_cut(t, axis) for axis in range(len(t.shape)))
+
     # ---------------------------------------------------------------- the walk
     def _visit(self, index: int, node: ir.Node) -> None:
         home = lookup(node)
@@ -164,7 +171,11 @@ class _Sizes:
             return
         if all(v.name in self.trace.static for v in node.outputs if v.name):
             self._evaluate(index, node)
-            return
+            off = [v.name for v in node.outputs if v.name in self.content and self._is_cut_data(v.name)]
+            if not off:
+                return
+            for name in off:  # computed from weights and sizes alone, as queries that are learned: its rest stays
+                del self.content[name]
         slots = home.size_slots if home is not None else frozenset[int]()
         for slot in changed:
             if slot not in slots and (index, slot) not in self.private:

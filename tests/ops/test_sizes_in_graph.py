@@ -105,6 +105,32 @@ GRAPHS = {
         ),
         (8,),
     ),
+    "an attention scale read off queries that are learned, for as many samples as there are": (
+        graph(
+            CONSTANTS
+            + """
+            s = Shape (x)
+            n = Gather (s, zero)
+            sizes = Concat <axis = 0> (n, one, one)
+            queries = Expand (learned, sizes)
+            q = MatMul (queries, w)
+            t = Shape (q)
+            c = Gather (t, two)
+            f = Cast <to = 1> (c)
+            r = Sqrt (f)
+            d = Div (q, r)
+            k = MatMul (x, v)
+            turned = Transpose <perm = [0, 2, 1]> (k)
+            scores = MatMul (d, turned)
+            y = Flatten (scores)
+            """,
+            shape="N, 3, 5",
+            learned=(1, 4, 6),
+            w=(6, 8),
+            v=(5, 8),
+        ),
+        (8,),
+    ),
     "zeros of constant size that are added": (
         graph(
             HIDDEN
