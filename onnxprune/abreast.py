@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
+LARGE = 1 << 22  # bytes of an item from which on reading them, rather than the interpreter, takes the time
 MOST = 8  # workers: more would wait for the interpreter, and every one holds a batch
 
 
@@ -36,3 +37,15 @@ def abreast(work: Callable[[Item], Made], items: Iterable[Item], jobs: int) -> I
             going.append(pool.submit(copy_context().run, work, item))
         while going:
             yield going.popleft().result()
+
+
+def looked_at(work: Callable[[Item], Made], items: Sequence[Item], jobs: int, size: int) -> Iterator[Made]:
+    """Yields what is made of each item, in their order; several at a time where they are large.
+
+    Args:
+        work: called with one item.
+        items: what is looked at.
+        jobs: workers.
+        size: bytes of all items.
+    """
+    return abreast(work, items, jobs) if size >= LARGE * max(len(items), 1) else map(work, items)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.abreast import abreast
+from onnxprune.abreast import looked_at
 from onnxprune.criteria import OnWeights
 from onnxprune.criteria.kinds import Rule, Scores
 from onnxprune.criteria.magnitude import l1
@@ -44,7 +44,9 @@ def score(units: Units, criterion: OnWeights, seed: int, jobs: int = 1) -> tuple
     tensors = constants(units.coupling.model.graph)
     totals = [np.zeros(len(g)) for g in units.groups]
     counts = [0] * len(units.groups)
-    for found in abreast(lambda member: _scores_in(units, tensors, member, wanted[member], seed), sorted(wanted), jobs):
+    size = sum(tensors[units.coupling.uses[u].name].nbytes for u, _ in wanted)
+    each = looked_at(lambda at: _scores_in(units, tensors, at, wanted[at], seed), sorted(wanted), jobs, size)
+    for found in each:
         for g, per_unit in found.items():
             level = np.abs(per_unit).mean()
             if np.isfinite(level) and level > 0:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.abreast import abreast
+from onnxprune.abreast import looked_at
 from onnxprune.allocation.counts import select
 from onnxprune.engine import cost
 from onnxprune.engine.coupling import Coupling
@@ -123,7 +123,9 @@ def number_warnings(units: Units, jobs: int) -> Iterator[str]:
     tensors = constants(units.coupling.model.graph)
     members = dict.fromkeys(units.coupling.uses[u].name for group in units.groups for u, _ in group.members)
     names = [name for name in members if name in tensors and tensors[name].dtype.is_floating_point()]
-    for name, count in zip(names, abreast(lambda name: _strange(tensors[name].numpy()), names, jobs), strict=True):
+    size = sum(tensors[name].nbytes for name in names)
+    counts = looked_at(lambda name: _strange(tensors[name].numpy()), names, jobs, size)
+    for name, count in zip(names, counts, strict=True):
         if count:
             yield (
                 f"weight {quote(name)} holds {count:,} values that are not finite (NaN or infinite): "
