@@ -134,6 +134,18 @@ def test_hugging_face_snapshot_loads_with_its_data(tmp_path: Path) -> None:
     np.testing.assert_array_equal(weights(source)["w2"], expected()["w2"])
 
 
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symlinks")
+def test_a_file_is_served_as_it_stands_unless_its_data_are_links_out_of_its_folder(tmp_path: Path) -> None:
+    for folder in ("plain", "hub"):
+        (tmp_path / folder).mkdir()
+    plain, hub = hostile.external()(tmp_path / "plain"), hostile.snapshot(tmp_path / "hub")
+    (tmp_path / "linked").symlink_to("plain")
+    for path in (plain, tmp_path / "linked" / plain.name):
+        assert load(path).served == path
+    source = load(hub)
+    assert source.served is source.model
+
+
 def test_hard_linked_data_can_be_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(weights(load(hostile.hard_linked(tmp_path)))["w1"], expected()["w1"])
 

@@ -48,8 +48,15 @@ class Source:
 
     @property
     def served(self) -> Path | ir.Model:
-        """The model as it is served: its file, with all that onnx-ir drops, where there is one."""
-        return self.path or self.model
+        """What a session is made of: the file as it stands, with all that onnx-ir drops, where there is one.
+
+        Not if its data are links out of its folder, as in the cache of the Hugging Face hub: some versions of
+        onnxruntime refuse these.
+        """
+        if self.path is None:
+            return self.model
+        folder = self.path.parent.resolve()
+        return self.path if all(file.is_relative_to(folder) for file in self.data_files) else self.model
 
     @property
     def external(self) -> bool:
