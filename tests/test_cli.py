@@ -68,6 +68,13 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def interpreted(code: str) -> str:
+    """Returns what a new interpreter prints that runs some code to its end."""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
 # -------------------------------------------------------------------------------------------------- help
 @pytest.mark.parametrize(
     "args", [["--help"], ["prune", "--help"], ["inspect", "-h"], ["--version"], ["x.onnx", "--help"]]
@@ -80,9 +87,7 @@ def test_help_imports_nothing_of_weight(args: list[str]) -> None:
         "found = {'onnx', 'onnxruntime', 'onnx_ir', 'numpy', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'{code} {found}' if code or found else 0)\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout
+    assert interpreted(code)
 
 
 def test_what_is_seldom_used_is_loaded_where_it_is_used() -> None:
@@ -94,8 +99,7 @@ def test_what_is_seldom_used_is_loaded_where_it_is_used() -> None:
         "import onnx_ir as ir\nassert str((ir.SymbolicDim('n') + 1).evaluate({'n': 2})) == '3'\n"
         "assert 'sympy.core' in sys.modules\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert found.returncode == 0, found.stderr
+    interpreted(code)
 
 
 def test_help_shows_the_options_of_prune_and_the_commands() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import LazyLoader
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 __all__ = ["postpone"]
 
@@ -15,14 +16,19 @@ _SELDOM = frozenset({"sympy", "onnx_ir._symbolic_shapes"})
 """onnx-ir does arithmetic on names of dims with them, which nothing here asks for: a quarter of a second."""
 
 
-class _Postponing(MetaPathFinder):
+class _Postponing:
     """Finds the modules that are seldom used, and has them loaded at the first use of what is in them."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Returns how a module is loaded, or None where that is for others to say."""
-        spec = PathFinder.find_spec(name, path, target) if name in _SELDOM else None
+        if name not in _SELDOM:
+            return None
+        from importlib.machinery import PathFinder  # not for --help
+        from importlib.util import LazyLoader
+
+        spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = LazyLoader(spec.loader)
         return spec

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cutting import Cutting
-from onnxprune.engine.units import Floats, Units
+from onnxprune.engine.units import Floats, Units, distinct
 from onnxprune.graph.constants import constants
 from onnxprune.ops import Node, Unsupported, lookup
 from onnxprune.ops.registry import Shape
@@ -101,7 +101,7 @@ def per_unit(units: Units) -> tuple[Floats, Floats]:
         arrays += [a for use in coupling.uses_of.get(index, {}).values() for a in use.arrays]
         for a in arrays:
             if id(a) not in groups_in:
-                groups_in[id(a)] = set(np.flatnonzero(np.bincount(group_of_label[a].ravel() + 1)[1:]).tolist())
+                groups_in[id(a)] = set(distinct(group_of_label[a], len(units.groups)).tolist())
             for g in groups_in[id(a)]:
                 nodes_of[g].add(index)
     before = {index: node_macs(coupling, index) for index in set().union(*nodes_of)} if nodes_of else {}

@@ -58,6 +58,10 @@ class Cutting:
         """Returns whether `axis` loses positions."""
         return len(self.kept(t, axis)) < t.shape[axis]
 
+    def cut_axes(self, t: Tensor) -> tuple[int, ...]:
+        """Returns the axes that lose positions."""
+        return tuple(axis for axis in range(len(t.shape)) if self.is_cut(t, axis))
+
     def new_shape(self, t: Tensor, old: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the shape after the cut where the shape before was `old` (of this run or another)."""
         return tuple(

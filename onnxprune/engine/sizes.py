@@ -152,7 +152,7 @@ class _Sizes:
         t, pair = self.coupling.tensors.get(name), self.trace.values.get(name)
         if t is None or pair is None or pair[0].dtype.kind != "f":
             return False
-        return any(self.cutting.is_cut(t, axis) for axis in range(len(t.shape)))
+        return bool(self.cutting.cut_axes(t))
 
     # ---------------------------------------------------------------- the walk
     def _visit(self, index: int, node: ir.Node) -> None:
@@ -187,7 +187,7 @@ class _Sizes:
         t = self.coupling.seen[index][0] if self.coupling.seen[index] else None
         if name is None or t is None or node.outputs[0].name is None or name not in self.trace.shapes:
             return
-        if not any(self.cutting.is_cut(t, axis) for axis in range(len(t.shape))):
+        if not self.cutting.cut_axes(t):
             return
         new = []
         for run in (0, 1):
@@ -462,5 +462,4 @@ class SizeSite:
 
     def cut_axes(self, slot: int) -> tuple[int, ...]:
         """Returns the axes of an input that lose positions."""
-        t = self.tensor(slot)
-        return tuple(k for k in range(len(t.shape)) if self._sizes.cutting.is_cut(t, k))
+        return self._sizes.cutting.cut_axes(self.tensor(slot))

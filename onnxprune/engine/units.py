@@ -266,7 +266,7 @@ def _by_members(coupling: Coupling, of_label: Array, count: int) -> list[tuple[M
     patterns: list[Members] = [()]
     for u, use in enumerate(coupling.uses):
         for k, a in enumerate(use.arrays):
-            here = _distinct(of_label[a], count)
+            here = distinct(of_label[a], count)
             old, new = np.unique(pattern[here], return_inverse=True)
             pattern[here] = len(patterns) + new
             patterns += [(*patterns[each], (u, k)) for each in old]
@@ -283,13 +283,13 @@ def _makers(coupling: Coupling, of_label: Array, count: int) -> Array:
     for u, use in enumerate(coupling.uses):
         for a in use.arrays:
             if len(use.shape) > 1:
-                made = _distinct(of_label[a[produced[coupling.labels.find(a)]]], count)
+                made = distinct(of_label[a[produced[coupling.labels.find(a)]]], count)
                 makers[made[makers[made] < 0]] = u
     return makers
 
 
-def _distinct(numbers: Array, count: int) -> Array:
-    """Returns which units appear, in order; -1 stands for none."""
+def distinct(numbers: Array, count: int) -> Array:
+    """Returns which of so many numbers (of units, of groups) appear, in order; -1 stands for none."""
     there = np.zeros(count + 1, bool)
     there[numbers] = True
     return np.flatnonzero(there[:-1])
@@ -306,7 +306,7 @@ def _families(coupling: Coupling, of_label: Array, groups: list[Group], count: i
     def add(units: Array) -> None:
         if not units.size or (units < 0).any():
             return
-        units = _distinct(units, count)
+        units = distinct(units, count)
         if units.tobytes() not in sets:
             inside = np.bincount(group_of[units], minlength=len(groups))
             if not ((inside == sizes) & (inside > 0)).any():  # a whole group keeps one anyway
@@ -321,4 +321,4 @@ def _families(coupling: Coupling, of_label: Array, groups: list[Group], count: i
     return tuple(sets[k] for k in sorted(sets))
 
 
-__all__ = ["Group", "Member", "Units", "find_units"]
+__all__ = ["Group", "Member", "Units", "distinct", "find_units"]
