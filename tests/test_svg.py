@@ -61,7 +61,9 @@ def test_what_is_not_finite_is_left_out() -> None:
     assert "inf" not in text.replace("infinite", "")
 
 
-@pytest.mark.parametrize("points", [[], [(1.0, 1.0)], [(0.0, 0.0), (0.0, 0.0)], [(1e90, -1e90), (-1e90, 1e90)]])
+@pytest.mark.parametrize(
+    "points", [[], [(1.0, 1.0)], [(0.0, 0.0), (0.0, 0.0)], [(1e90, -1e90), (-1e90, 1e90)], [(0.0, 0.0), (0.0, 5e-324)]]
+)
 @pytest.mark.parametrize("log", [False, True])
 def test_any_number_of_points_can_be_drawn(points: list[tuple[float, float]], log: bool) -> None:
     text = line_chart([Line("a", points)], title="", x=Axis(log=log), y=Axis(log=log))

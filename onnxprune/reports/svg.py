@@ -31,6 +31,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 14, 44
 _ROW = 19  # height of a row of the legend
 _LARGEST = 1e100  # beyond it nothing is drawn, nor is what is not finite
 _SMALLEST = 1e-12  # what a logarithmic axis shows of zero
+_APART = 1e-100  # what a linear axis can tell from zero: steps of the smallest floats have no logarithm
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,10 @@ def _scale(axis: Axis, values: Sequence[float], start: float, end: float, count:
         return _Scale(axis, ticks[0], ticks[-1], start, end, ticks)
     found = [*values, *given] or [0.0, 1.0]
     least, most = min(found), max(found)
-    if most - least <= 1e-12 * max(abs(least), abs(most)):
-        least, most = least - (abs(least) or 10.0) / 20, most + (abs(most) or 10.0) / 20
+    size = max(abs(least), abs(most))
+    if most - least <= max(1e-12 * size, _APART):
+        margin = (size if size > _APART else 10.0) / 20
+        least, most = least - margin, most + margin
     apart = _nice((most - least) / (count - 1))
     first, last = math.floor(least / apart + 1e-9), math.ceil(most / apart - 1e-9)
     ticks = tuple(round(k * apart, 12) if apart > 1e-9 else k * apart for k in range(first, last + 1))
