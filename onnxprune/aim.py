@@ -16,7 +16,7 @@ from onnxprune.allocation.choosing import Ground, Way, out_of_reach
 from onnxprune.allocation.contest import SAMPLES, WORK, Contender, promising, winner
 from onnxprune.allocation.knapsack import Counts
 from onnxprune.allocation.mending import Chosen
-from onnxprune.allocation.sensitivity import divided, first_samples
+from onnxprune.allocation.sensitivity import first_samples
 from onnxprune.engine import cost
 from onnxprune.errors import TargetError
 from onnxprune.study import Cut, Study
@@ -86,8 +86,11 @@ class Aim:
     @property
     def _passes(self) -> int:
         """How many passes over the inputs WORK affords; none over made-up ones, which can't tell ways apart."""
-        data = self.study.data
-        return 0 if data.synthetic else WORK // max(cost.macs(self.study.coupling) * data.samples, 1)
+        study = self.study
+        if study.data.synthetic:
+            return 0
+        samples = study.data.samples * len(study.everything) // len(study.batches)
+        return WORK // max(cost.macs(study.coupling) * samples, 1)
 
     # ---------------------------------------------------------------- ways
     def _best(self) -> Contender:
@@ -98,14 +101,14 @@ class Aim:
             found = promising(found, ground.sensitivity)
         if len(found) == 1 or not self._passes:
             return found[0]
-        fit, held = divided(study.batches)
+        fit = study.fit
         trial = first_samples(ground.units, fit, SAMPLES)
         with study.clock.stage("compare"):
             best = winner(
                 found,
                 partial(study.refitted, batches=trial, known=ground.orders_of_trials),
                 study.source,
-                held,
+                study.held_out,
                 study.providers,
                 jobs=study.jobs,
                 tell=study.clock.counter("compare"),

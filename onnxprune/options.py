@@ -36,7 +36,7 @@ class Options:
         align: kept counts are rounded up to multiples of it; None: `auto` with a target, else 1.
         streams: whether residual streams are cut too; None: not if a target is met uniformly.
         approximate: open axes that cannot be cut exactly.
-        samples: how many calibration samples to use; None: the program's choice.
+        samples: how many calibration samples to use, mixtures of them included; None: the program's choice.
         hold_out: weights are refitted on some of the samples only, as losses are measured on the others.
         threads: threads that latency is measured with; 0: the provider's choice.
         batch: batch size that latency is measured at.

@@ -91,7 +91,8 @@ def prune(
             reader with `get_next()`; None: made-up ones.
         data_script: a Python file that gives them, `FILE.py` or `FILE.py:NAME`; it is run.
         pictures: how pixels become inputs, where data are folders of pictures.
-        samples: how many of them to use.
+        samples: how many of them to use; None: what a pass over the model is worth, 1,024 at most. Where there are
+            fewer, weights are refitted on mixtures of them, too.
         evaluate: labelled data that top-1 is measured on before and after: a path, or arrays by name.
         labels: the name of the labels in there, or a path or array of their own.
         include: globs over group, weight and node names; only groups that match are cut.

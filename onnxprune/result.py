@@ -97,6 +97,7 @@ def assembled(study: Study, found: Cut, options: Options) -> Report:
             "no calibration data was given: weights were refitted on made-up inputs; "
             "a few hundred real ones (--calib) keep far more accuracy"
         )
+    mixed = ("few inputs are given: weights were refitted on mixtures of them, too",) if study.mixed else ()
     known = study.known.curves if study.known is not None and options.measures else ()
     return Report(
         tool=__version__,
@@ -109,7 +110,7 @@ def assembled(study: Study, found: Cut, options: Options) -> Report:
         size=Count(source.size, _bytes(found.model)),
         groups=group_rows(cutting),
         frozen=frozen_rows(cutting.units),
-        notes=(*notes(cutting), *weight_notes(cutting, options.criterion), *found.chosen.notes),
+        notes=(*notes(cutting), *weight_notes(cutting, options.criterion), *mixed, *found.chosen.notes),
         warnings=tuple(warnings),
         seconds=dict(study.clock.seconds),
         sensitivity=tuple(c for c in known if len(c.counts) > 1),

@@ -18,7 +18,7 @@ from onnxprune.allocation.knapsack import Counts
 from onnxprune.allocation.mending import Chosen, mend
 from onnxprune.allocation.sensitivity import Sensitivity, divided, measure
 from onnxprune.allocation.weighing import Scales
-from onnxprune.calibration import Calibration
+from onnxprune.calibration import Calibration, mixtures
 from onnxprune.clock import Clock
 from onnxprune.engine import cost
 from onnxprune.engine.coupling import Coupling
@@ -26,6 +26,7 @@ from onnxprune.engine.cut import cut
 from onnxprune.engine.frontier import Feed, Spool
 from onnxprune.engine.labels import Array
 from onnxprune.engine.units import Units, find_units
+from onnxprune.graph.inputs import specs
 from onnxprune.graph.model import Source
 from onnxprune.latency.staircase import CostTable, Serving, cost_table, feed_at, in_turns
 from onnxprune.latency.timetable import open_timetable
@@ -73,6 +74,7 @@ class Study:
         stuck: nodes whose labels were frozen since their sizes cannot follow.
         used_data: the calibration data, if anything has asked for them.
         repeats: several cuts are to be mended, so that what does not depend on the cut is kept.
+        mixed: weights were refitted on mixtures of the calibration data, too.
     """
 
     source: Source
@@ -87,6 +89,7 @@ class Study:
     stuck: tuple[int, ...] = ()
     used_data: Calibration | None = None
     repeats: bool = False
+    mixed: bool = False
     _grounds: dict[tuple[tuple[str, int], ...], Ground] = field(default_factory=dict)
     _units: Units | None = None
 
@@ -103,6 +106,24 @@ class Study:
     def batches(self) -> list[Feed]:
         """All calibration inputs, in files where they are large."""
         return Spool().store(self.data.batches())
+
+    @cached_property
+    def fit(self) -> list[Feed]:
+        """What weights are refitted on while losses are measured on held-out inputs."""
+        return self._filled(divided(self.batches)[0])
+
+    @cached_property
+    def everything(self) -> list[Feed]:
+        """What weights are refitted on where nothing has to be held out."""
+        return self._filled(self.batches)
+
+    def _filled(self, batches: list[Feed]) -> list[Feed]:
+        """Returns inputs with mixtures of them, where fewer than were wanted are given and none is made up."""
+        data = self.data
+        short = 0 if data.synthetic else (data.wanted - data.samples) * len(batches) // len(self.batches)
+        more = Spool().store(mixtures(batches, specs(self.coupling.model), short, self.options.seed))
+        self.mixed |= bool(more)
+        return [*batches, *more]
 
     @cached_property
     def scales(self) -> Scales:
@@ -124,7 +145,7 @@ class Study:
         """Returns the cut with what makes up for it; with `choose`, data may exchange units."""
         if not self.options.calibrates or not len(chosen.cutting.dead_units):
             return chosen
-        batches = divided(self.batches)[0] if self.options.hold_out else self.batches
+        batches = self.fit if self.options.hold_out else self.everything
         known = self.ground(chosen.cutting.units).orders if self.repeats else None
         with self.clock.stage("calibrate"):
             tell = self.clock.counter("calibrate")
@@ -240,14 +261,13 @@ class Study:
         names = tuple((group.name, len(group)) for group in ground.units.groups)
         if self.known is not None and tuple((c.name, c.units) for c in self.known.curves) == names:
             return self.known
-        fit, held = divided(self.batches)
         with self.clock.stage("measure"):
             self.known = measure(
                 ground.units,
                 [most > 0 for most in ground.most],
                 ground.scores,
-                fit,
-                held,
+                self.fit,
+                self.held_out,
                 providers=self.providers,
                 seed=self.options.seed,
                 jobs=self.jobs,

@@ -197,5 +197,5 @@ def test_without_time_for_all_trials_streams_are_cut_in_each(monkeypatch: pytest
     contenders = tried(monkeypatch)
     monkeypatch.setattr(aim, "WORK", 3 * (8 * 32 + 32 * 24 * 2 + 32 * 4) * 64)
     inputs = {"x": np.random.default_rng(5).normal(size=(64, 8)).astype(np.float32)}
-    onnxprune.prune(residual(), target={"macs": 0.6}, calibration=inputs, jobs=1)
+    onnxprune.prune(residual(), target={"macs": 0.6}, calibration=inputs, samples=64, jobs=1)
     assert len(contenders) > 1 and all(c.way.streams for c in contenders)

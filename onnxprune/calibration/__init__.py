@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from onnxprune.calibration.batches import DEFAULT_SAMPLES, Calibration, samples_in
+from onnxprune.calibration.mixing import mixtures
 from onnxprune.calibration.opening import Data, open_calibration
 from onnxprune.calibration.pictures import PictureOptions
 from onnxprune.calibration.protobuf import find_test_data
@@ -18,6 +19,7 @@ __all__ = [
     "Data",
     "PictureOptions",
     "find_test_data",
+    "mixtures",
     "open_calibration",
     "open_script",
     "samples_in",

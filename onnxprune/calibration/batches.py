@@ -29,6 +29,7 @@ class Calibration:
 
     Attributes:
         samples: how many there are in one pass.
+        wanted: how many were asked for.
         synthetic: True if they were made up.
         source: what they are, in words, for the report.
         warnings: what the user should know, one line each.
@@ -36,6 +37,7 @@ class Calibration:
     """
 
     samples: int
+    wanted: int
     synthetic: bool
     source: str
     warnings: tuple[str, ...] = ()
@@ -273,7 +275,7 @@ def calibrate(
             yield _assemble(chosen, piece, specs, layout)
 
     next(feeds())
-    return Calibration(taken, synthetic, source, tuple(notes), feeds=feeds)
+    return Calibration(taken, wanted, synthetic, source, tuple(notes), feeds=feeds)
 
 
 def count(samples: int | None) -> int:

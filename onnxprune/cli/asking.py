@@ -47,7 +47,12 @@ _DATA = [
                  "pictures."),
     click.option("--data-script", metavar="F.py[:NAME]",
                  help="Python that gives them: get_next() (CalibrationDataReader) or an iterable of dicts. It is run."),
-    click.option("--samples", type=click.IntRange(1), metavar="N", help="How many calibration samples to use."),
+    click.option(
+        "--samples",
+        type=click.IntRange(1),
+        metavar="N",
+        help="How many calibration samples to use; where there are fewer, mixtures of them are used, too.",
+    ),
     click.option("--eval", "evaluate", type=click.Path(path_type=Path), metavar="PATH",
                  help="Labelled data, in any form that calibration inputs have: top-1 before and after."),
     click.option("--labels", metavar="KEY",
