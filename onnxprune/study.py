@@ -118,10 +118,14 @@ class Study:
         return self._filled(self.batches)
 
     def _filled(self, batches: list[Feed]) -> list[Feed]:
-        """Returns inputs with mixtures of them, where fewer than were wanted are given and none is made up."""
+        """Returns inputs with mixtures of them, where fewer than were wanted are given and none is made up.
+
+        Where means alone are mended there are none: those of mixtures are other ones.
+        """
         data = self.data
-        short = 0 if data.synthetic else (data.wanted - data.samples) * len(batches) // len(self.batches)
-        more = Spool().store(mixtures(batches, specs(self.coupling.model), short, self.options.seed))
+        fills = self.options.mode == "lstsq" and not data.synthetic
+        short = (data.wanted - data.samples) * len(batches) // len(self.batches) if fills else 0
+        more = Spool().store(mixtures(batches, specs(self.coupling.model), short, self.options.seed), mixed=True)
         self.mixed |= bool(more)
         return [*batches, *more]
 

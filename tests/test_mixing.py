@@ -11,6 +11,7 @@ import pytest
 
 import onnxprune
 from onnxprune.calibration import mixtures
+from onnxprune.engine.frontier import Live, Spool
 from onnxprune.graph.inputs import InputSpec
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -100,6 +101,34 @@ def test_only_what_has_one_shape_is_mixed() -> None:
     widths = {m["x"].shape[1] for m in mixtures(given, [spec("x", "batch", "width")], 12, 0)}
     assert widths == {4}
     assert not list(mixtures(given[:2], [spec("x", "batch", "width")], 12, 0))
+
+
+@pytest.mark.parametrize("how", [("obs", "bias"), ("mean", "none"), ("obs", "none")])
+def test_what_needs_means_alone_sees_what_is_given_alone(how: tuple[str, str]) -> None:
+    given = np.load(MODELS / "digits.npz")["input"][:256]
+
+    def made(samples: int | None) -> bytes:
+        criterion, compensate = how
+        found = onnxprune.prune(
+            MODELS / "digits_mlp.onnx",
+            ratio=0.4,
+            calibration={"input": given},
+            samples=samples,
+            criterion=criterion,
+            compensate=compensate,
+        )
+        assert not any("mixtures" in note for note in found.report.notes)
+        return b"".join(v.const_value.tobytes() for v in found.model.graph.initializers.values() if v.const_value)
+
+    assert made(None) == made(256)
+
+
+def test_a_batch_tells_that_it_is_mixed_whatever_is_made_of_it() -> None:
+    spool = Spool()
+    (mixed,), (given,) = spool.store([{"x": drawn(4, 2)}], mixed=True), spool.store([{"x": drawn(4, 2)}])
+    assert isinstance(mixed, Live) and isinstance(given, Live)
+    assert [b.mixed for b in (mixed, Live(spool, mixed), mixed.first(2), given, given.first(2))] == [1, 1, 1, 0, 0]
+    assert mixed.first(2)["x"].shape == (2, 2)
 
 
 def test_few_inputs_go_further() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.allocation.counts import least_important
 from onnxprune.criteria.ranking import rank_by_data, rank_by_weights
 from onnxprune.engine.cutting import Cutting
-from onnxprune.engine.frontier import Feed
+from onnxprune.engine.frontier import Feed, Live
 from onnxprune.engine.labels import Array
 from onnxprune.engine.sizes import Rewrite, rewrite_sizes
 from onnxprune.options import Options
@@ -76,7 +76,8 @@ def mend(
         ranked = rank_by_weights(units, options.criterion, options.seed, jobs)
     elif by_rank:
         name, seed = options.criterion or "", options.seed
-        ranked, told = rank_by_data(units, name, counts, batches, providers, seed, jobs, tell)
+        given = [b for b in batches if not (isinstance(b, Live) and b.mixed)]
+        ranked, told = rank_by_data(units, name, counts, given, providers, seed, jobs, tell)
     by_data = by_loss or by_rank
     for first in (True, False) if by_data else (False,):
         scores = ranked if first else keep_choice

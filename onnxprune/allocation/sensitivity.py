@@ -18,7 +18,7 @@ from onnxprune.allocation.suffix import Change, Suffix
 from onnxprune.allocation.trials import Trial, Trials
 from onnxprune.criteria.scoring import Scores
 from onnxprune.engine.cost import batch_size, node_macs
-from onnxprune.engine.frontier import Feed, Frontier, Spool
+from onnxprune.engine.frontier import Feed, Frontier, Live, Spool
 from onnxprune.engine.twin import as_read
 from onnxprune.engine.units import Units
 from onnxprune.refit.gathering import Drawing, quiet
@@ -138,7 +138,7 @@ def first_samples(units: Units, batches: Sequence[Feed], samples: int) -> list[F
         size = _samples(batch)
         if samples <= 0:
             break
-        taken.append({n: v[:samples] for n, v in batch.items()} if dynamic and size > samples else batch)
+        taken.append(_first(batch, samples) if dynamic and size > samples else batch)
         samples -= size
     return taken
 
@@ -148,6 +148,10 @@ def _any_batch(units: Units) -> bool:
     trace = units.coupling.trace
     pairs = [trace.shapes[n] for n in trace.feeds[0] if n in trace.shapes]
     return bool(pairs) and all(len(a) > 0 and a[0] != b[0] for a, b in pairs)
+
+
+def _first(batch: Feed, samples: int) -> Feed:
+    return batch.first(samples) if isinstance(batch, Live) else {n: v[:samples] for n, v in batch.items()}
 
 
 def _samples(batch: Feed) -> int:

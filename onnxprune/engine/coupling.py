@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.engine.initial_states import are_shared_zeros, state_slots
 from onnxprune.engine.labels import Array, Labels, Reason, settle
 from onnxprune.engine.tensors import Tensor, Verbs, leaf
 from onnxprune.graph.constants import constants, is_constant, reads_only
@@ -275,15 +276,19 @@ class _Walk:
 
     def _pickable(self, node: ir.Node) -> frozenset[int]:
         """Returns the inputs that stay whole up to a node that picks what is left of them."""
-        slots = _nonzero(node)
-        if self.out.flat is not None or not slots:
+        if self.out.flat is not None:
             return frozenset()
-        names = {k: v.name or "" for k, v in enumerate(node.inputs) if v is not None and k in slots}
+        nonzero, states = _nonzero(node), state_slots(node)
+        given = {k: v for k, v in enumerate(node.inputs) if v is not None}
         return frozenset(
             k
-            for k, name in names.items()
-            if name in self.whole or (name in self.constants and self.constants[name].dtype.is_floating_point())
+            for k, v in given.items()
+            if (k in nonzero and (v.name in self.whole or self._is_real_constant(v)))
+            or (k in states and are_shared_zeros(v, self.trace))
         )
+
+    def _is_real_constant(self, value: ir.Value) -> bool:
+        return value.name in self.constants and self.constants[value.name].dtype.is_floating_point()
 
     def _select(self, index: int, node: ir.Node, slot: int, t: Tensor | None) -> Tensor | None:
         """Returns a computed weight with labels of its own on axes that can't be cut before it is computed."""

@@ -42,9 +42,9 @@ class Spool:
         self._held = 0
         self._count = 0
 
-    def store(self, batches: Iterable[Mapping[str, np.ndarray]]) -> list[Feed]:
-        """Returns the same batches, of which no more than one is in memory if they are large."""
-        return [Live(self, b) for b in batches]
+    def store(self, batches: Iterable[Mapping[str, np.ndarray]], *, mixed: bool = False) -> list[Feed]:
+        """Returns the same batches, of which no more than one is in memory if they are large; `mixed`: see `Live`."""
+        return [Live(self, b, mixed=mixed) for b in batches]
 
     def put(self, value: np.ndarray) -> Kept:
         """Returns a place that gives the array back; the place is freed when nobody holds it any more."""
@@ -95,10 +95,15 @@ class Kept:
 
 
 class Live(MutableMapping[str, np.ndarray]):
-    """Values of one batch by name; the arrays lie in a spool."""
+    """Values of one batch by name; the arrays lie in a spool.
 
-    def __init__(self, spool: Spool, values: Mapping[str, np.ndarray]) -> None:
+    Attributes:
+        mixed: they come of mixtures of inputs, not of inputs that were given.
+    """
+
+    def __init__(self, spool: Spool, values: Mapping[str, np.ndarray], *, mixed: bool = False) -> None:
         self._spool = spool
+        self.mixed: bool = mixed or (isinstance(values, Live) and values.mixed)
         self._kept: dict[str, Kept] = (
             dict(values._kept) if isinstance(values, Live) else {n: spool.put(v) for n, v in values.items()}
         )
@@ -117,6 +122,10 @@ class Live(MutableMapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def first(self, samples: int) -> Live:
+        """Returns the first of its samples, which stand along axis 0."""
+        return Live(self._spool, {name: self[name][:samples] for name in self}, mixed=self.mixed)
 
     def shares(self, other: Live, name: str) -> bool:
         """Returns whether a value is one and the same in both."""

@@ -19,6 +19,7 @@ cells = operator(
     "LSTM", "GRU", "RNN", doc="hidden units with their rows in every gate, the recurrent columns and the states"
 )
 cells.linear(linear_cells)
+cells.state_slots = frozenset({5, 6})
 dynamic_cell = operator(
     "DynamicQuantizeLSTM",
     domain="com.microsoft",
@@ -46,10 +47,14 @@ def couple_cells(op: Site) -> list[Tensor]:
     silent = _stays_zero(op)
     for slot in (5, 6):
         state = op.get(slot)
-        if state is not None:
-            silent &= 2 in state.zero or not state.labelled(2)
-            where = unit[None] if op.attr("layout", 0) else unit[:, None]
-            op.unify(state, Tensor(state.shape, (where,)))
+        if state is None:
+            continue
+        own = Tensor(state.shape, (unit[None] if op.attr("layout", 0) else unit[:, None],))
+        if slot in op.pickable:  # zeros that cells of other widths read, too
+            op.picked[slot] = own
+            continue
+        silent &= 2 in state.zero or not state.labelled(2)
+        op.unify(state, own)
     return _outputs(op, unit, silent)
 
 

@@ -104,7 +104,8 @@ class Site(Node, Verbs):
         self.direct: frozenset[int] = (
             frozenset()
         )  # inputs that are constants used here only: their labels may be claimed
-        self.pickable: frozenset[int] = frozenset()  # inputs that a node may stand before, which picks what is left
+        # inputs that stay whole: a node may stand before, which picks what is left
+        self.pickable: frozenset[int] = frozenset()
         self.picked: dict[int, Tensor] = {}
 
     def __getitem__(self, slot: int) -> Tensor:
@@ -297,6 +298,7 @@ class Operator:
         self.quantized = dict(quantized or {})
         self.scale_slots: frozenset[int] = frozenset()  # inputs that scale channels of unit variance
         self.nonzero_slots: frozenset[int] = frozenset()  # inputs that must not become zero, as divisors
+        self.state_slots: frozenset[int] = frozenset()  # inputs that are states to start from, zeros mostly
         self.pointwise = False  # makes of each number another one, perhaps by parameters of its channel
         what = "/".join(names)
         self.coupling: Slot[Callable[[Site], Output]] = Slot(f"coupling of {what}")

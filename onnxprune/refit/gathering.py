@@ -74,7 +74,7 @@ def gather(
     def moments(rows: Rows) -> tuple[bool, Moments]:
         return rows.held, Moments.seen(rows.p, rows.t, products=products)
 
-    for held, part in sampled(moments, layer, seen, truth, drawing, MOST_ROWS, features):
+    for held, part in sampled(moments, layer, seen, truth, drawing, MOST_ROWS, features, mixed=products):
         if held:
             check += part
         else:
@@ -90,6 +90,8 @@ def sampled(
     drawing: Drawing,
     most: int,
     features: Places | None = None,
+    *,
+    mixed: bool = True,
 ) -> Iterator[Made]:
     """Yields batch by batch what is made of rows: inputs as `seen`, targets of `truth` less the other branch's error.
 
@@ -101,24 +103,26 @@ def sampled(
         drawing: how rows are drawn.
         most: how many rows there may be altogether.
         features: (g, k) which of each group's features are looked at, ascending, None for all; no row hangs on it.
+        mixed: mixtures of inputs count, too. They are never held out, and they have other means than inputs have.
     """
     if features is not None and features.shape == layer.labels.shape:
         features = None  # these are all
     seen = truth if layer.recurs else seen
-    count = len(seen.values)
+    given = sum(not values.mixed for values in truth.values)
 
     def drawn(k: int) -> list[Made]:
         rng = np.random.default_rng([drawing.seed, layer.index, k])
         share = _share(layer, truth, k, layer.labels.shape[1], most)
         places = layer.view.places(truth.values[k][layer.output].shape, share, rng)
         rows = _rows(layer, seen, truth, k, places, features)
-        if count > 1:
-            held = k % CHECK_EVERY == CHECK_EVERY - 1 or (count < CHECK_EVERY and k == count - 1)
+        if given > 1 or k >= given:  # what is given stands first
+            held = k < given and (k % CHECK_EVERY == CHECK_EVERY - 1 or (given < CHECK_EVERY and k == given - 1))
             return [work(replace(rows, held=held))]
         half = max(1, rows.p.shape[1] // CHECK_EVERY)
         return [work(rows.part(slice(half), held=True)), work(rows.part(slice(half, None), held=False))]
 
-    made = map(drawn, range(count)) if _is_wide(layer) else abreast(drawn, range(count), drawing.jobs)
+    numbers = range(len(truth.values) if mixed else given)
+    made = map(drawn, numbers) if _is_wide(layer) else abreast(drawn, numbers, drawing.jobs)
     return chain.from_iterable(made)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from hostile import floats, model_of, tensor
 from onnx import helper
@@ -136,3 +138,60 @@ def test_a_direction_never_goes(computed: bool) -> None:
 
 def integers(name: str, *values: int) -> onnx.TensorProto:
     return helper.make_tensor(name, onnx.TensorProto.INT64, [len(values)], values)
+
+
+def stacked(op: str, fill: float = 0.0, *, shown: bool = False, alone: bool = False) -> onnx.ModelProto:
+    """Returns two cells of 6 units, one behind the other, that start from parts of one tensor, as PyTorch writes it."""
+    kept = [f"last{k}" for k in range(OUTPUTS[op] - 1)]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["n"]),
+        helper.make_node("Concat", ["two", "n", "six"], ["sizes"], axis=0),
+        helper.make_node("ConstantOfShape", ["sizes"], ["zeros"], value=helper.make_tensor("value", 1, [1], [fill])),
+        helper.make_node("Slice", ["zeros", "none", "one", "none"], ["first"]),
+        helper.make_node("Split", ["zeros"], ["other", "second"], axis=0),
+    ]
+    x = "x"
+    for k, state in ((1, "first"), (2, "second")):
+        if alone and k == 2:
+            break
+        states = [state] * (OUTPUTS[op] - 1)
+        nodes += [
+            helper.make_node(op, [x, f"w{k}", f"r{k}", f"b{k}", "", *states], [f"all{k}", *kept], hidden_size=6),
+            helper.make_node("Squeeze", [f"all{k}", "one"], [f"y{k}"]),
+        ]
+        x, kept = f"y{k}", []
+    nodes.append(helper.make_node("MatMul", [x, "v"], ["y"]))
+    g = GATES[op]
+    given = [tensor("v", 6, 3, seed=1), *(integers(n, k) for n, k in (("none", 0), ("one", 1), ("two", 2), ("six", 6)))]
+    for k, features in ((1, 4), (2, 6)):
+        shapes = {"w": (1, 6 * g, features), "r": (1, 6 * g, 6), "b": (1, 12 * g)}
+        given += [tensor(f"{n}{k}", *shape, seed=k) for n, shape in shapes.items() if k == 1 or not alone]
+    outputs = [floats("y", 7, "n", 3), *([floats("other", 1, "n", 6)] if shown else [])]
+    return model_of(nodes, given, inputs=[floats("x", 7, "n", 4)], outputs=outputs)
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_layers_that_start_from_the_same_zeros_are_cut_apart(op: str) -> None:
+    model = stacked(op)
+    result = onnxprune.prune(model, ratio=0.5, exclude=["w1"], criterion="l1", compensate="none")
+    held = {name: value.shape for name, value in result.model.graph.initializers.items()}
+    assert (held["w1"][1], held["w2"][1]) == (6 * GATES[op], 3 * GATES[op])
+    both = onnxprune.prune(model, ratio=0.5, criterion="l1", compensate="none")
+    held = {name: value.shape for name, value in both.model.graph.initializers.items()}
+    assert (held["w1"][1], held["w2"][1]) == (3 * GATES[op], 3 * GATES[op])
+    for found in (result, both):
+        session = ort.InferenceSession(ir.to_proto(found.model).SerializeToString())
+        assert session.run(None, {"x": np.zeros((7, 3, 4), np.float32)})[0].shape == (7, 3, 3)
+
+
+@pytest.mark.parametrize("how", [{"shown": True}, {"fill": 0.5}])
+def test_layers_that_start_from_anything_else_are_cut_alike(how: dict[str, Any]) -> None:
+    with pytest.raises(onnxprune.NothingToPruneError):
+        onnxprune.prune(stacked("LSTM", **how), ratio=0.5, exclude=["w1"], criterion="l1", compensate="none")
+
+
+def test_zeros_of_one_layer_are_made_as_wide_as_it_is() -> None:
+    model = stacked("LSTM", alone=True)
+    result = onnxprune.prune(model, ratio=0.5, criterion="l1", compensate="none")
+    assert [node.op_type for node in result.model.graph] == [node.op_type for node in model.graph.node]
