@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +97,6 @@ def assembled(study: Study, found: Cut, options: Options) -> Report:
             "no calibration data was given: weights were refitted on made-up inputs; "
             "a few hundred real ones (--calib) keep far more accuracy"
         )
-    mixed = ("few inputs are given: weights were refitted on mixtures of them, too",) if study.mixed else ()
     known = study.known.curves if study.known is not None and options.measures else ()
     return Report(
         tool=__version__,
@@ -110,11 +109,18 @@ def assembled(study: Study, found: Cut, options: Options) -> Report:
         size=Count(source.size, _bytes(found.model)),
         groups=group_rows(cutting),
         frozen=frozen_rows(cutting.units),
-        notes=(*notes(cutting), *weight_notes(cutting, options.criterion), *mixed, *found.chosen.notes),
+        notes=(*notes(cutting), *weight_notes(cutting, options.criterion), *_mixed(study), *found.chosen.notes),
         warnings=tuple(warnings),
         seconds=dict(study.clock.seconds),
         sensitivity=tuple(c for c in known if len(c.counts) > 1),
     )
+
+
+def _mixed(study: Study) -> Iterator[str]:
+    """Yields a line if weights were refitted on more than the inputs that were given."""
+    if study.mixed:
+        given = study.data.samples
+        yield f"weights were refitted on mixtures of the {given:,} inputs, too (--samples {given} leaves them out)"
 
 
 def judge_of(study: Study, found: Cut, task: Task | None) -> Judge:

@@ -42,11 +42,13 @@ def are_shared_zeros(value: ir.Value, trace: Trace) -> bool:
 
 def _readers(value: ir.Value) -> Iterator[tuple[ir.Node | None, int]]:
     """Yields what reads a value, or a part of it, and at which input; None for the graph's outputs."""
-    if value.is_graph_output():
-        yield None, 0
-    for use in value.uses():
-        if use.node.op_type in MOVING and use.idx == 0:
-            for part in use.node.outputs:
-                yield from _readers(part)
-        else:
-            yield use.node, use.idx
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if part.is_graph_output():
+            yield None, 0
+        for use in part.uses():
+            if use.node.op_type in MOVING and use.idx == 0:
+                parts += use.node.outputs
+            else:
+                yield use.node, use.idx
