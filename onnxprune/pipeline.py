@@ -92,7 +92,7 @@ def prune(
         data_script: a Python file that gives them, `FILE.py` or `FILE.py:NAME`; it is run.
         pictures: how pixels become inputs, where data are folders of pictures.
         samples: how many of them to use; None: what a pass over the model is worth, 1,024 at most. Where there are
-            fewer, weights are refitted on mixtures of them, too.
+            less than half as many, weights are refitted on mixtures of them, too.
         evaluate: labelled data that top-1 is measured on before and after: a path, or arrays by name.
         labels: the name of the labels in there, or a path or array of their own.
         include: globs over group, weight and node names; only groups that match are cut.

@@ -51,7 +51,7 @@ _DATA = [
         "--samples",
         type=click.IntRange(1),
         metavar="N",
-        help="How many calibration samples to use; where there are fewer, mixtures of them are used, too.",
+        help="How many calibration samples to use; where there are far fewer, mixtures of them are used, too.",
     ),
     click.option("--eval", "evaluate", type=click.Path(path_type=Path), metavar="PATH",
                  help="Labelled data, in any form that calibration inputs have: top-1 before and after."),
