@@ -51,6 +51,17 @@ def test_there_are_no_more_than_are_worth_it() -> None:
     assert [count(0), count(-5), count(8), count(1000)] == [0, 0, 8, 28]
 
 
+def test_what_needs_no_mixtures_is_not_read() -> None:
+    class Unread(dict[str, np.ndarray]):
+        def __getitem__(self, name: str) -> np.ndarray:
+            raise AssertionError(f"{name} is read")
+
+    specs = [spec("x", "batch", 2)]
+    assert not list(mixtures([Unread(x=drawn(4, 2))], specs, 0, 0))
+    with pytest.raises(AssertionError, match="x is read"):
+        list(mixtures([Unread(x=drawn(4, 2))], specs, 4, 0))
+
+
 def test_the_seed_tells() -> None:
     def made(seed: int) -> np.ndarray:
         return next(mixtures([{"x": drawn(4, 2)}], [spec("x", "batch", 2)], 4, seed))["x"]

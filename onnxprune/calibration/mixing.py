@@ -35,6 +35,8 @@ def mixtures(batches: Sequence[Batch], specs: Sequence[InputSpec], wanted: int, 
         wanted: how many mixtures there should be; there are no more than `MOST_EACH` times what is given.
         seed: of the choice.
     """
+    if wanted <= 0:  # batches may lie in files, which nobody has to read then
+        return
     place, rng = layout(specs), np.random.default_rng([seed, len(batches)])
     rows = [samples_in(batch, specs) if place.joint else 1 for batch in batches]
     partners = {k: [j for j in group if j != k or rows[k] > 1] for group in _alike(batches) for k in group}
