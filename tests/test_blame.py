@@ -61,6 +61,22 @@ def test_only_the_groups_that_are_wrong_stay_whole(
     assert result.report.validation is not None and result.report.validation.error is not None
 
 
+@pytest.mark.parametrize(("one", "other"), [("w0", "w1"), ("w1", "w4"), ("w0", "w4")])
+def test_groups_that_are_wrong_only_together_leave_the_others_to_go(
+    one: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Cutting.slices
+
+    def wrong(self: Cutting, use: Use, values: np.ndarray) -> Iterator[np.ndarray]:
+        gone = {group.name for group in self.units.groups if self.dead[group.units].any()}
+        for found in right(self, use, values):
+            yield found + 1 if use.name == one and {one, other} <= gone else found
+
+    monkeypatch.setattr(Cutting, "slices", wrong)
+    cut = cut_in(onnxprune.prune(chain(), **BARE))
+    assert cut == {f"w{k}": 0 if f"w{k}" in (one, other) else 4 for k in range(LAYERS - 1)}
+
+
 def test_calibration_that_can_be_read_once_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cut_wrongly(monkeypatch, {"w0"})
     feeds = iter([{"x": np.random.default_rng(0).standard_normal((16, 8)).astype(np.float32)}])
