@@ -42,6 +42,33 @@ def two_heads(*, turned: bool = False) -> onnx.ModelProto:
     return model_of(nodes, [*weights, *numbers], inputs=[floats("x", "a", "b", 5)], outputs=[out])
 
 
+def experts() -> onnx.ModelProto:
+    """Returns a hidden layer whose rows are dealt out to two experts: as many to the first as have a large entry."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "hidden"),
+        helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
+        helper.make_node("ReduceMax", ["x"], ["largest"], axes=[1], keepdims=0),
+        helper.make_node("Greater", ["largest", "limit"], ["large"]),
+        helper.make_node("Cast", ["large"], ["ones"], to=onnx.TensorProto.INT64),
+        helper.make_node("ReduceSum", ["ones"], ["first"], keepdims=1),
+        helper.make_node("Sub", ["rows", "first"], ["second"]),
+        helper.make_node("Concat", ["first", "second"], ["shares"], axis=0),
+        helper.make_node("Split", ["h", "shares"], ["h0", "h1"], "deal", axis=0),
+        helper.make_node("MatMul", ["h0", "v0"], ["y0"]),
+        helper.make_node("MatMul", ["h1", "v1"], ["y1"]),
+        helper.make_node("Concat", ["y0", "y1"], ["y"], axis=0),
+    ]
+    weights = [tensor("w", 5, 12, seed=0), tensor("v0", 12, 3, seed=1), tensor("v1", 12, 3, seed=2)]
+    limit = numpy_helper.from_array(np.array(1.0, np.float32), "limit")
+    return model_of(nodes, [*weights, limit], inputs=[floats("x", "n", 5)], outputs=[floats("y", "n", 3)])
+
+
+def test_a_split_by_sizes_that_data_make_does_not_keep_the_layer_before_it() -> None:
+    result = onnxprune.prune(experts(), ratio=0.5, criterion="l1", compensate="none")
+    assert [(group.units, group.cut) for group in result.report.groups] == [(12, 6)]
+    assert result.report.validation is not None and len(result.report.validation.sizes) == 2
+
+
 def test_readers_of_one_shape_get_their_own() -> None:
     options = {"criterion": "l1", "compensate": "none", "max_ratio_per_group": {"w0": 0.34}}
     result = onnxprune.prune(two_heads(), ratio=0.5, **options)

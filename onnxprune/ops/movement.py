@@ -186,7 +186,8 @@ def size_split(op: Sized) -> Iterable[Need]:
     axis = op.attr("axis", 0) % len(op.old(0))
     wanted = [np.array([op.new_out(k, run)[axis] for k in outs], np.int64) for run in (0, 1)]
     if op.has(1):
-        if differs(op, 1, wanted):
+        from_data = op.arriving(1) is None and axis not in op.cut_axes(0)  # as many tokens as an expert is given
+        if not from_data and differs(op, 1, wanted):
             yield Need(1, tuple(wanted))
     elif op.attr("split") is not None:
         if list(op.attr("split")) != wanted[0].tolist():
