@@ -27,7 +27,6 @@ __all__ = ["SAMPLES", "WORK", "Contender", "promising", "winner"]
 
 WORTH = 1.25  # times the least loss foretold, up to which counts are worth a trial
 ALIKE = 1 / 32  # of the kept units: counts that differ by less do the same within what a trial can tell
-MARGIN = 1.1  # times the loss of uniform counts, to be the least still: they are there if foretold losses mislead
 SAMPLES = 768  # that a trial is refitted on, at most
 WORK = 3 * 10**11  # MACs of passes over the inputs; where one pass takes more, trials take minutes
 
@@ -83,7 +82,7 @@ def winner(
     jobs: int,
     tell: Progress,
 ) -> Contender:
-    """Returns the contender whose outputs, once it is refitted, are nearest to the dense model's; uniform: clearly so.
+    """Returns the contender whose outputs, once it is refitted, are nearest to the dense model's.
 
     Args:
         contenders: in order of preference where losses are equal.
@@ -106,8 +105,7 @@ def winner(
         mended = mend(contenders[k].chosen, jobs=max(jobs // len(contenders), 1), tell=told)
         steps[k] += 1
         with ready(cut(mended.cutting, mended.rewrite), source.external) as subject:
-            loss = relative_error(dense, run_all(subject, held, providers))
-        return loss * (MARGIN if contenders[k].way.spread == "even" else 1.0), mended
+            return relative_error(dense, run_all(subject, held, providers)), mended
 
     trials = list(abreast(trial, range(len(contenders)), jobs))
     best = min(range(len(trials)), key=lambda k: trials[k][0])
