@@ -29,7 +29,7 @@ from onnxprune.options import Align, checked, limits_of, options_of, replayed
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, replay
 from onnxprune.proof.blame import blamed
-from onnxprune.reports.findings import frozen_rows, group_rows, strangers, why_nothing
+from onnxprune.reports.findings import frozen_rows, group_rows, strangers
 from onnxprune.reports.report import Inspection
 from onnxprune.result import Result, assembled, judge_of
 from onnxprune.search import smallest
@@ -157,7 +157,7 @@ def prune(
     )
     found = _found(study, plan, task, dry_run=dry_run)
     if not len(found.chosen.cutting.dead_units) and options.ratio is not None and ratio != 0:
-        raise NothingToPruneError(why_nothing(found.chosen.cutting.units, ratio, include, exclude))
+        raise NothingToPruneError(study.why_nothing())
     judge = judge_of(study, found, task) if validate and not dry_run else None
     result = Result(found.model, found.plan, assembled(study, found, options), study.source, judge, task)
     if options.limits_latency:

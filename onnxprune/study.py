@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxprune import __version__
 from onnxprune.allocation.budget import TOLERANCE, Kind
-from onnxprune.allocation.choosing import Ground
+from onnxprune.allocation.choosing import Ground, why_nothing
 from onnxprune.allocation.counts import least_important
 from onnxprune.allocation.knapsack import Counts
 from onnxprune.allocation.mending import Chosen, mend
@@ -34,7 +34,6 @@ from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, freeze_node, make_plan
 from onnxprune.reports import history
-from onnxprune.reports.findings import why_nothing
 from onnxprune.reports.report import Count, Interval, LatencyChange
 
 __all__ = ["Cut", "Study"]
@@ -242,9 +241,8 @@ class Study:
         return "params", ground.tally.weights(ground.most) / max(weights, 1)
 
     def why_nothing(self) -> str:
-        """Returns why nothing can be cut."""
-        units = self.current.units
-        return why_nothing(units, self.options.ratio, self.options.include, self.options.exclude)
+        """Returns why nothing is cut, and what to do."""
+        return why_nothing(self.current, self.stuck)
 
     def decided(self, counts: Callable[[Ground], Counts]) -> Chosen:
         """Returns the cut of so many units of each group as weights alone choose them; sizes that can't follow freeze.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -84,3 +85,28 @@ def test_an_operator_without_a_rule_that_holds_weights_is_named(
     assert note.startswith(told) and ("one processor" in note) == blocked
     with pytest.raises(NothingToPruneError, match=told):
         onnxprune.prune(model, ratio=0.5, output=tmp_path / "pruned.onnx")
+
+
+CHAIN = """
+<ir_version: 9, opset_import: ["" : 17]>
+chain (float[N, 5] x) => (float[N, 3] y) {
+  a = MatMul (x, wa)
+  r = Relu (a)
+  y = MatMul (r, wy)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"ratio": 0.1}, r"ratio 0\.1 cuts no whole unit \(the largest group has 6\); give a higher ratio$"),
+        ({"ratio": 0.3, "align": 4}, "where multiples of 4 stay; give a higher ratio, or a lower --align$"),
+        ({"ratio": 0.5, "min_units": 6}, "--min-units bound what may go of each group"),
+        ({"max_drop": 1.0, "min_units": 6}, "--min-units bound what may go of each group"),
+        ({"ratio": 0.5, "include": ["nothing"]}, "no group matches --include"),
+    ],
+)
+def test_why_nothing_goes_is_told_by_what_keeps_it(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(NothingToPruneError, match=told):
+        onnxprune.prune(stream(CHAIN, wa=(5, 6), wy=(6, 3)), criterion="l1", compensate="none", **options)

@@ -96,8 +96,8 @@ def test_readers_that_cannot_differ_do_not_keep_the_rest_from_going(monkeypatch:
     assert [(group.units, group.cut) for group in alike.report.groups] == [(6, 3), (6, 3)]
 
 
-@pytest.mark.parametrize("dry_run", [False, True])
-def test_a_target_that_sizes_keep_out_of_reach_is_said_to_be(dry_run: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def let_no_size_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the sizes of every cut fail at the first node, and planning give up after one try."""
     real = planning.rewrite_sizes
 
     def never(cutting: Cutting) -> Rewrite:
@@ -105,6 +105,17 @@ def test_a_target_that_sizes_keep_out_of_reach_is_said_to_be(dry_run: bool, monk
 
     monkeypatch.setattr(planning, "ROUNDS", 1)
     monkeypatch.setattr(planning, "rewrite_sizes", never)
+
+
+def test_a_ratio_that_sizes_keep_from_being_cut_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_no_size_follow(monkeypatch)
+    with pytest.raises(onnxprune.NothingToPruneError, match="the sizes of Shape #0 can't follow any cut"):
+        onnxprune.prune(two_heads(), ratio=0.5, criterion="l1", compensate="none")
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_target_that_sizes_keep_out_of_reach_is_said_to_be(dry_run: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_no_size_follow(monkeypatch)
     options = {"criterion": "l1", "compensate": "none", "allocation": "uniform"}
     with pytest.raises(onnxprune.TargetError, match="macs"):
         onnxprune.prune(two_heads(), target={"macs": 0.8}, dry_run=dry_run, **options)

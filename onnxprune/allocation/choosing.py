@@ -31,10 +31,10 @@ from onnxprune.engine.units import Units
 from onnxprune.errors import TargetError
 from onnxprune.latency.staircase import CostTable
 from onnxprune.options import Options
-from onnxprune.reports.findings import frozen_rows, why_nothing
+from onnxprune.reports.findings import all_frozen, frozen_rows
 from onnxprune.reports.report import by_reason
 
-__all__ = ["Ground", "Way", "out_of_reach"]
+__all__ = ["Ground", "Way", "out_of_reach", "why_nothing"]
 
 
 @dataclass(frozen=True)
@@ -231,16 +231,43 @@ def out_of_reach(ground: Ground, budget: Budget, best: dict[str, float]) -> Targ
         best: by kind, what is left where as much is cut as may be.
     """
     if not ground.units.groups:
-        return TargetError(why_nothing(ground.units, None, ground.options.include, ground.options.exclude))
+        return TargetError(all_frozen(ground.units))
     missed = budget.missed(best)
     can = ", ".join(x.told(best[x.kind], budget.full[x.kind]) for x in missed)
     return TargetError(
         f"the target {' '.join(map(str, missed))} is out of reach: the best that can be had is {can}; "
-        f"{'; '.join(_in_the_way(ground)) or 'one unit of every group stays'}"
+        f"{_in_the_way(ground)}"
     )
 
 
-def _in_the_way(ground: Ground) -> list[str]:
+def why_nothing(ground: Ground, stuck: Sequence[int]) -> str:
+    """Returns why nothing is cut, and what to do.
+
+    Args:
+        ground: the units.
+        stuck: nodes whose labels were frozen since their sizes could not follow a cut.
+    """
+    units, options = ground.units, ground.options
+    if not units.groups:
+        return all_frozen(units)
+    if not any(select(units, options.include, options.exclude)):
+        return "nothing to prune: no group matches --include/--exclude; `onnxprune inspect` lists the names"
+    if not any(ground.most):
+        return f"nothing to prune: {_in_the_way(ground)}"
+    if options.ratio is not None and not any(ground.at_ratio(options.ratio)):
+        most = max(len(group) for group, most in zip(units.groups, ground.most, strict=True) if most)
+        told, advice = f"ratio {options.ratio} cuts no whole unit (the largest group has {most})", "give a higher ratio"
+        if options.align not in (None, "auto", 1):
+            told, advice = f"{told} where multiples of {options.align} stay", f"{advice}, or a lower --align"
+        return f"nothing to prune: {told}; {advice}"
+    if stuck:
+        first, *others = dict.fromkeys(f"{units.coupling.nodes[k].op_type} {units.coupling.where(k)}" for k in stuck)
+        more = f" and {len(others)} more nodes" if others else ""
+        return f"nothing to prune: the sizes of {first}{more} can't follow any cut; please report this model"
+    return "nothing to prune: what can go takes none of the MACs (or parameters) along"
+
+
+def _in_the_way(ground: Ground) -> str:
     """Returns what keeps units from being cut, and what opens them."""
     options, units = ground.options, ground.units
     found = []
@@ -258,4 +285,4 @@ def _in_the_way(ground: Ground) -> list[str]:
         why, channels, rows = frozen[0]
         total, where = sum(n for _, n, _ in frozen), f"{rows[0].op} {rows[0].node}".strip() or "several places"
         found.append(f"{total:,} channels are frozen ({channels:,} of them at {where}: {why})")
-    return found
+    return "; ".join(found) or "one unit of every group stays"

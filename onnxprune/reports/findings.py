@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxprune.abreast import looked_at
-from onnxprune.allocation.counts import select
 from onnxprune.engine import cost
 from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cutting import Cutting
@@ -155,13 +154,8 @@ def collapse_warnings(validation: Validation | None) -> Iterator[str]:
             )
 
 
-def why_nothing(units: Units, ratio: float | None, include: Sequence[str], exclude: Sequence[str]) -> str:
-    """Returns why nothing can be cut, and what to do."""
-    if units.groups and (include or exclude) and not any(select(units, include, exclude)):
-        return "nothing to prune: no group matches --include/--exclude; `onnxprune inspect` lists the names"
-    if units.groups:
-        most = max(len(g) for g in units.groups)
-        return f"nothing to prune: ratio {ratio} cuts no whole unit (the largest group has {most}); give a higher ratio"
+def all_frozen(units: Units) -> str:
+    """Returns why a model has no unit that could go, and what to do."""
     told = [*strangers(units.coupling), *(f"{r.op or 'graph'} {r.node}: {r.why}" for r in frozen_rows(units)[:3])]
     reasons = "; ".join(told) or "no weight makes channels that could go"
     return f"nothing to prune: every channel is frozen ({reasons}); `onnxprune inspect` lists all reasons"
