@@ -75,7 +75,8 @@ class Tally:
             if home is None or home.macs.rule is None:
                 continue
             try:
-                work = _Work(Node(node, 1, coupling.trace), home.macs.rule, *self._shapes(index))
+                shown, turns = Node(node, 1, coupling.trace), coupling.turns(index)
+                work = _Work(shown, home.macs.rule, turns, *self._shapes(index))
                 found = work.terms(self._forms)
             except _Irregular:
                 others.append(_exact(index))
@@ -252,17 +253,18 @@ class _Sum:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """The MACs of one node as a function of lengths."""
+    """The MACs of one node, run so many times, as a function of lengths."""
 
     node: Node
     rule: MacsRule
+    turns: int
     before: list[Axes | None]
     after: list[Axes]
 
     def at(self, length: Callable[[int], int]) -> int:
         """Returns the MACs where every length is what `length` says."""
         before = [None if axes is None else tuple(map(length, axes)) for axes in self.before]
-        return self.rule(self.node, before, [tuple(map(length, axes)) for axes in self.after])
+        return self.turns * self.rule(self.node, before, [tuple(map(length, axes)) for axes in self.after])
 
     def direct(self, lengths: Lengths, _: Callable[[], Cutting]) -> float:
         """Returns the MACs at these lengths, by the rule."""

@@ -36,16 +36,17 @@ def macs(coupling: Coupling, cutting: Cutting | None = None) -> int:
 
 
 def node_macs(coupling: Coupling, index: int, cutting: Cutting | None = None) -> int:
-    """Returns the MACs of one node at the first run's sizes."""
+    """Returns the MACs of one node at the first run's sizes, of all turns of the body that it stands in."""
     node = coupling.nodes[index]
     home = lookup(node)
     if home is None or home.macs.rule is None:
         return 0
     shown = Node(node, 1, coupling.trace)
     try:
-        return home.macs.rule(shown, inputs_left(coupling, index, cutting), _outputs(coupling, index, cutting))
+        once = home.macs.rule(shown, inputs_left(coupling, index, cutting), _outputs(coupling, index, cutting))
     except (Unsupported, IndexError):
         return 0
+    return coupling.turns(index) * once
 
 
 def _counted(coupling: Coupling) -> Iterator[tuple[int, ir.Node]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
@@ -102,6 +103,11 @@ class Coupling:
     def where(self, index: int) -> str:
         """Returns what a node is called in reasons and notes: its name, or its number where it has none."""
         return self.nodes[index].name or f"#{index}"
+
+    def turns(self, index: int) -> int:
+        """Returns how often a node is run in the first run, as far as that is seen."""
+        lengths = () if self.flat is None else self.flat.turns.get(index, ())
+        return math.prod(self.trace.shapes[name][0][axis] for name, axis in lengths)
 
     @cached_property
     def read_elsewhere(self) -> frozenset[str]:

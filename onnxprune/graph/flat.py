@@ -2,7 +2,8 @@
 
 A cut is planned on a flat *view*: the bodies of If, Loop and Scan stand where their node stood, and those of functions
 where they are called. Of an If both branches run, and a Where takes the place of the choice; of a Loop or Scan one turn
-is seen, and a Where of its first and its last state says that they are alike. Every node of a body stands in the view
+is seen, and a Where of its first and its last state says that they are alike. What a turn hands on as it was given is
+the same in all of them (weights that exporters pass through a Loop). Every node of a body stands in the view
 once, so its edits can be made in place. The body of a function stands there once for each call and is left as it is:
 what changes are the constants that are given to it. Whatever cannot be laid flat stays a node that nothing can be cut
 around.
@@ -10,7 +11,7 @@ around.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,9 @@ from onnxprune.graph.trace import Trace
 __all__ = ["Flat", "Join", "look_into", "restore"]
 
 FIRST_SCAN = 9  # the opset that gave Scan the signature it has
+SHORTEST = 12  # the opset whose Min takes integers
+UNSQUEEZED = 13  # the opset whose Unsqueeze has its axes as an input
+MOST_TURNS = 4096  # of a Loop that stacks what they give: where there are more, it stays closed
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Flat:
         values: for names of the view the numbers of values of the model.
         fixed: constants in bodies of functions.
         joins: what must have one shape.
+        stacked: by the number of a Loop, what it stacks in as many turns as it may have at most.
+        once: values that are what they are in one turn, or follow from such values.
+        turns: for nodes of the view in bodies that are run several times, where it is seen how often: the axes, by the
+            names of values, that are as long.
     """
 
     original: ir.Model
@@ -62,6 +70,9 @@ class Flat:
     values: dict[str, tuple[int, ...]]
     fixed: frozenset[str]
     joins: tuple[Join, ...]
+    stacked: Mapping[int, tuple[str, ...]]
+    once: frozenset[str]
+    turns: Mapping[int, tuple[tuple[str, int], ...]]
 
     def is_its_own(self, index: int) -> bool:
         """Returns whether node `index` of the view can be edited: it stands in the model, just once."""
@@ -91,6 +102,9 @@ def look_into(model: ir.Model, tracer: Callable[[ir.Model], Trace]) -> tuple[Fla
             left |= doubtful.pop()
             continue
         unlike = {j.place for j in flat.joins if len({trace.shapes.get(name) for name in j.names}) > 1}
+        if not unlike and flat.stacked:
+            real = tracer(model).shapes
+            unlike = {k for k, names in flat.stacked.items() if any(real.get(n) != trace.shapes.get(n) for n in names)}
         if not unlike:
             return flat, trace
         left |= unlike
@@ -116,6 +130,9 @@ class _Flattener:
         self.call_of: dict[int, tuple[int, int]] = {}
         self.fixed: set[str] = set()
         self.joins: list[Join] = []
+        self.stacked: dict[int, tuple[str, ...]] = {}
+        self.turned: list[ir.Value] = []
+        self.turns: dict[int, tuple[tuple[str, int], ...]] = {}
         self.clock: tuple[ir.Value, ir.Value] | None = None
 
     def run(self) -> Flat | None:
@@ -131,6 +148,8 @@ class _Flattener:
             if laid is not None:
                 found = True
                 open_ += laid
+                around = self.turns.get(id(node), ())
+                self.turns |= {id(n): around + self.turns.get(id(n), ()) for n in laid}
         if not found:
             return None
         nodes = list(self.graph)
@@ -146,7 +165,18 @@ class _Flattener:
             named,
             frozenset(self.fixed),
             tuple(self.joins),
+            self.stacked,
+            self._once(nodes),
+            {i: self.turns[id(n)] for i, n in enumerate(nodes) if self.turns.get(id(n))},
         )
+
+    def _once(self, nodes: Iterable[ir.Node]) -> frozenset[str]:
+        """Returns the names of what one turn makes, and of what is computed from that."""
+        found = {id(v) for v in self.turned}
+        for node in nodes:
+            if any(id(v) in found for v in node.inputs):
+                found |= {id(v) for v in node.outputs}
+        return frozenset(str(v.name) for n in nodes for v in n.outputs if id(v) in found)
 
     def _lay(self, node: ir.Node) -> list[ir.Node] | None:
         """Puts the body of a node in its place and returns the body's nodes, None where it has none."""
@@ -172,7 +202,9 @@ class _Flattener:
         self.names.add(name)
         return name
 
-    def _glue(self, op: str, inputs: list[ir.Value | None], before: ir.Node, **attributes: int) -> ir.Value:
+    def _glue(
+        self, op: str, inputs: list[ir.Value | None], before: ir.Node, **attributes: int | Sequence[int]
+    ) -> ir.Value:
         """Returns what a new node gives."""
         node = ir.node(op, inputs, attributes=attributes, name=self._free(f"flat_{op}"))
         node.outputs[0].name = self._free(f"flat_{op}_value")
@@ -255,75 +287,101 @@ class _Flattener:
         self._stand_in(node.outputs[k], self._glue("Where", [self._turn()[1], back, first], node))
 
     def _loop(self, node: ir.Node, place: int) -> list[ir.Node]:
-        """One turn; its number and condition are not known."""
+        """One turn; its number and condition are not known. What it stacks is as long as there may be turns."""
         body = node.attributes["body"].as_graph()
         first = [v for v in node.inputs[2:] if v is not None]
-        count = len(first)
-        simple = len(body.inputs) == len(node.inputs) == count + 2 and len(body.outputs) == count + 1
+        count, most = len(first), node.inputs[0]
+        simple = len(body.inputs) == len(node.inputs) == count + 2 and len(body.outputs) > count
         if not simple or any(v.shape is not None and len(v.shape) for v in body.inputs[:2]):
-            raise _CannotLayFlat  # it stacks a value of every turn, of which nobody knows how many there are
+            raise _CannotLayFlat
+        stacks = len(body.outputs) > count + 1
+        if stacks and (most is None or self.graph.opset_imports.get("", 0) < SHORTEST):
+            raise _CannotLayFlat  # nobody knows how many turns there are
         for value, now in zip(body.inputs[:2], self._turn(), strict=True):
             value.replace_all_uses_with(now, replace_graph_outputs=True)
-        inside = list(body.inputs[2:])
-        heres = self._heres(node, first, inside)
+        made = [id(v) for v in body.outputs]
+        handed_on = [id(v) == made[k] and made.count(id(v)) == 1 for k, v in enumerate(body.inputs[2:], 1)]
+        heres = self._heres(node, first, list(body.inputs[2:]), handed_on)
         outputs, nodes = self._spill(body, node)
         for k in range(count):
-            self._last(node, place, k, first[k], outputs[k + 1], heres[k])
+            if handed_on[k]:
+                self._stand_in(node.outputs[k], self._glue("Identity", [first[k]], node))
+            else:
+                self._last(node, place, k, first[k], outputs[k + 1], heres[k])
+        if stacks:
+            assert most is not None
+            turns = self._glue("Reshape", [most, self._constant(np.array([-1]), node)], node)
+            length = self._glue("Min", [turns, self._constant(np.array([MOST_TURNS]), node)], node)
+            self.stacked[place] = tuple(str(v.name) for v in node.outputs[count:])
+            self.turns |= dict.fromkeys(map(id, nodes), ((self.stacked[place][0], 0),))
+            for old, value in zip(node.outputs[count:], outputs[count + 1 :], strict=True):
+                self._stand_in(old, self._stacked(value, 0, length, node))
         self.graph.remove(node)
         return nodes
 
-    def _heres(self, node: ir.Node, first: list[ir.Value], inside: list[ir.Value]) -> list[ir.Value]:
-        """Returns what stands for a body's states; it has the shapes that are declared inside."""
+    def _heres(
+        self, node: ir.Node, first: list[ir.Value], inside: list[ir.Value], handed_on: Sequence[bool]
+    ) -> list[ir.Value]:
+        """Returns what stands for a body's states; it has the shapes that are declared inside.
+
+        Those that are handed on are read as they were given: here they only carry what is declared.
+        """
         heres = []
-        for value, given in zip(inside, first, strict=True):
-            here = self._glue("Identity", [given], node)
-            here.type, here.shape = value.type, value.shape
-            self.value_number[id(here)] = self.value_number.get(id(value), [])
-            value.replace_all_uses_with(here, replace_graph_outputs=True)
+        for value, given, same in zip(inside, first, handed_on, strict=True):
+            here = self._declared(value, self._glue("Identity", [given], node))
             heres.append(here)
+            if same:
+                for reader, slot in list(value.uses()):
+                    reader.replace_input_with(slot, given)
+            else:
+                value.replace_all_uses_with(here, replace_graph_outputs=True)
+                self.turned.append(here)
         return heres
+
+    def _declared(self, value: ir.Value, here: ir.Value) -> ir.Value:
+        """Returns what stands for an input of a body, with the type and shape that are declared for it."""
+        here.type, here.shape = value.type, value.shape
+        self.value_number[id(here)] = self.value_number.get(id(value), [])
+        return here
 
     def _scan(self, node: ir.Node, place: int) -> list[ir.Node]:
         """One turn, on one slice of what is scanned; what it gives is repeated as often as there are slices."""
         body, scanned = node.attributes["body"].as_graph(), node.attributes["num_scan_inputs"].as_int()
         count = len(node.inputs) - scanned
         given = [v for v in node.inputs if v is not None]
-        ranks = [None if v.shape is None else len(v.shape) for v in body.outputs[count:]]
-        if self.model.graph.opset_imports.get("", 0) < FIRST_SCAN or len(given) != len(body.inputs) or None in ranks:
+        if self.model.graph.opset_imports.get("", 0) < FIRST_SCAN or len(given) != len(body.inputs):
             raise _CannotLayFlat
         into = _ints(node, "scan_input_axes", scanned)
-        out = _ints(node, "scan_output_axes", len(ranks))
+        out = _ints(node, "scan_output_axes", len(body.outputs) - count)
         if any(axis < 0 for axis in (*into, *out)):
             raise _CannotLayFlat
         zero, _ = self._turn()
         for value, whole, axis in zip(body.inputs[count:], given[count:], into, strict=True):
-            value.replace_all_uses_with(
-                self._glue("Gather", [whole, zero], node, axis=axis), replace_graph_outputs=True
-            )
-        heres = self._heres(node, given[:count], list(body.inputs[:count]))
+            here = self._declared(value, self._glue("Gather", [whole, zero], node, axis=axis))
+            value.replace_all_uses_with(here, replace_graph_outputs=True)
+            self.turned.append(here)
+        heres = self._heres(node, given[:count], list(body.inputs[:count]), [False] * count)
         sizes = self._glue("Shape", [given[count]], node)
         length = self._glue("Gather", [sizes, self._constant(np.array([into[0]]), node)], node)
         outputs, nodes = self._spill(body, node)
+        self.turns |= dict.fromkeys(map(id, nodes), ((str(given[count].name), into[0]),))
         for k in range(count):
             self._last(node, place, k, given[k], outputs[k], heres[k])
-        for k, (rank, axis) in enumerate(zip(ranks, out, strict=True)):
-            assert rank is not None
-            self._stand_in(node.outputs[count + k], self._stacked(outputs[count + k], rank, axis, length, node))
+        for k, axis in enumerate(out):
+            self._stand_in(node.outputs[count + k], self._stacked(outputs[count + k], axis, length, node))
         self.graph.remove(node)
         return nodes
 
-    def _stacked(self, value: ir.Value, rank: int, axis: int, length: ir.Value, before: ir.Node) -> ir.Value:
-        """Returns a value repeated along a new axis."""
-        sizes = self._glue("Shape", [value], before)
-        places = [np.arange(0, axis), np.arange(axis, rank)]
-        around = [self._glue("Gather", [sizes, self._constant(p, before)], before) for p in places]
-        one = self._constant(np.ones(1, np.int64), before)
-        single = self._glue(
-            "Reshape", [value, self._glue("Concat", [around[0], one, around[1]], before, axis=0)], before
-        )
-        return self._glue(
-            "Expand", [single, self._glue("Concat", [around[0], length, around[1]], before, axis=0)], before
-        )
+    def _stacked(self, value: ir.Value, axis: int, length: ir.Value, before: ir.Node) -> ir.Value:
+        """Returns a value repeated along a new axis, of which nothing can be cut."""
+        if self.graph.opset_imports.get("", 0) < UNSQUEEZED:
+            single = self._glue("Unsqueeze", [value], before, axes=[axis])
+        else:
+            single = self._glue("Unsqueeze", [value, self._constant(np.array([axis]), before)], before)
+        zeros = self._glue("Expand", [self._turn()[0], length], before)
+        found = self._glue("Gather", [single, zeros], before, axis=axis)
+        self.turned.append(found)
+        return found
 
     # ---------------------------------------------------------------- functions
     def _call(self, node: ir.Node, function: ir.Function, place: int) -> list[ir.Node]:
