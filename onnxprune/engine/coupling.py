@@ -70,7 +70,8 @@ class Coupling:
     """The labels of a model: its tensors, the constants' uses, what parameters produce, and what became a barrier.
 
     Of a twin in real numbers, `quantized` tells the nodes whose weights the model itself holds as integers, and `views`
-    those that quantize by themselves, as matrices (ops/linear.py).
+    those that quantize by themselves, as matrices (ops/linear.py). Of a twin whose loops run all their turns, `inside`
+    tells the linear nodes of their bodies.
     """
 
     model: ir.Model
@@ -80,6 +81,7 @@ class Coupling:
     flat: Flat | None = None
     quantized: frozenset[int] = frozenset()
     views: Mapping[int, Linear] = field(default_factory=dict)
+    inside: frozenset[int] = frozenset()
     tensors: dict[str, Tensor] = field(default_factory=dict)
     seen: list[tuple[Tensor | None, ...]] = field(default_factory=list)  # per node, its inputs as labelled
     uses: list[Use] = field(default_factory=list)

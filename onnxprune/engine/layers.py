@@ -35,6 +35,7 @@ class Layer:
         other: the branch that is added behind it, and the factors its output gets on the way there.
         fixed: (g, o) outputs whose weights can't be refitted.
         shared: how many nodes read the weight, each of which is a layer of its own.
+        inside: it stands in the body of a loop, whose turns read what the turns before have made.
     """
 
     index: int
@@ -49,6 +50,7 @@ class Layer:
     other: Branch | None
     fixed: npt.NDArray[np.bool_]
     shared: int = 1
+    inside: bool = False
 
     @property
     def direct(self) -> bool:
@@ -62,8 +64,8 @@ class Layer:
 
     @property
     def recurs(self) -> bool:
-        """Whether the node reads its own state of the step before: taken from the dense network."""
-        return isinstance(self.view, LinearState)
+        """Whether the node reads what its own output made of the step before: taken from the dense network."""
+        return self.inside or isinstance(self.view, LinearState)
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,12 @@ class _Finder:
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         self.tensors = constants(coupling.model.graph)
-        self.readers = coupling.readers
         self.producer = {v.name: index for index, node in enumerate(coupling.nodes) for v in node.outputs if v.name}
         self.outputs = {v.name for v in coupling.model.graph.outputs}
+        used = {*coupling.readers, *coupling.read_elsewhere}
+        passing = [(k, n.outputs[0].name) for k, n in enumerate(coupling.nodes) if n.op_type == "Identity"]
+        idle = {k for k, name in passing if name not in used}
+        self.readers = {n: [at for at in places if at[0] not in idle] for n, places in coupling.readers.items()}
 
     def layers(self) -> list[Layer]:
         found = [layer for index in range(len(self.coupling.nodes)) for layer in self._layers(index)]
@@ -182,13 +187,14 @@ class _Finder:
         features, rows = self._labels(use, view, matrix.shape)
         if isinstance(view, LinearCell):
             return self._cell(index, view, use, features, rows)
+        inside = index in self.coupling.inside
         factor, other = self._behind(index, view)
         outs = matrix.shape[0] * matrix.shape[1]
         gain = np.ones(outs) if factor.size == 1 else np.abs(factor).reshape(-1)
         bias = self._bias(index, view, matrix.shape)
         gain = gain if gain.size == outs else np.ones(outs)
         fixed = np.zeros(matrix.shape[:2], bool)
-        return Layer(index, x.name, y.name, view, use, features, rows, bias, gain, other, fixed)
+        return Layer(index, x.name, y.name, view, use, features, rows, bias, gain, other, fixed, inside=inside)
 
     def _cell(self, index: int, view: LinearCell, use: Use, features: Array, rows: Array) -> Layer:
         """Returns one of the two products of a recurrent cell; each has its half of the bias."""
@@ -249,8 +255,9 @@ class _Finder:
         return None
 
     def _is_in_the_model(self, index: int) -> bool:
-        """Returns whether a node stands in the model just once, and not in a function that is called."""
-        return self.coupling.flat is None or index in self.coupling.flat.places
+        """Returns whether a node stands in the model just once, and not in a function that is called, or a loop."""
+        flat = self.coupling.flat
+        return flat is None or (index in flat.places and index not in self.coupling.inside)
 
     def _constant_bias(self, index: int, slot: int, outs: int, back: int) -> Bias | None:
         """Returns a constant with a number for each output, if these lie along the axis that is so far from the end."""

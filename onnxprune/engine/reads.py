@@ -155,7 +155,8 @@ class Finder:
             if source is None or k in taken or not _is_real(self.trace.dtypes[name]) or any(s < 0 for _, s in places):
                 continue
             sources[name] = source
-            yield Copy(k, source, tuple((n, s) for n, s in places if self.nodes[n].op_type != "Identity"))
+            if places:
+                yield Copy(k, source, tuple((n, s) for n, s in places if self.nodes[n].op_type != "Identity"))
 
     def _made(self, last: ir.Node) -> Read | None:
         """Returns the weight of which this node and those before it make what nodes of other kinds read."""

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from onnxprune.engine.coupling import Coupling, Place, Use
 from onnxprune.engine.reads import CELL, ROUNDING, Copy, Finder, Product, Read
+from onnxprune.engine.turns import all_turns
 from onnxprune.ops import Node, Unsupported, lookup
 from onnxprune.ops.linear import Linear
 
@@ -32,7 +33,8 @@ FUNCTIONS = 10  # the opset that has what their bodies need
 
 
 def as_read(coupling: Coupling) -> Coupling:
-    """Returns the coupling of a model's twin; itself where every weight is read as it is held."""
+    """Returns the coupling of a model's twin; itself where weights are read as they are held, and no loop is run."""
+    coupling = all_turns(coupling)
     finder = Finder(coupling)
     reads = list(finder.reads())
     copies = list(finder.copies({k for read in reads for k in read.around}))

@@ -12,7 +12,7 @@ around.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +22,7 @@ from onnxprune.graph.constants import constants, is_constant
 from onnxprune.graph.dependence import subgraphs
 from onnxprune.graph.trace import Trace
 
-__all__ = ["Flat", "Join", "look_into", "restore"]
+__all__ = ["Flat", "Join", "Turns", "look_into", "numbered", "restore"]
 
 FIRST_SCAN = 9  # the opset that gave Scan the signature it has
 SHORTEST = 12  # the opset whose Min takes integers
@@ -45,6 +45,25 @@ class Join:
     state: bool = False
 
 
+@dataclass(frozen=True)
+class Turns:
+    """A Loop or Scan that stands in no other one, as it lies in a view.
+
+    Attributes:
+        place: number of the node that was laid flat.
+        nodes: the view's nodes that stand for it; the first of them only keeps a place.
+        body: those that stand in the body itself, and in no body in there.
+        outputs: what the node gives, by the names of the view.
+        handed_on: the states that every turn hands on as they are.
+    """
+
+    place: int
+    nodes: range
+    body: frozenset[int]
+    outputs: tuple[str, ...]
+    handed_on: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Flat:
     """A flat view of a model.
@@ -61,6 +80,7 @@ class Flat:
         once: values that are what they are in one turn, or follow from such values.
         turns: for nodes of the view in bodies that are run several times, where it is seen how often: the axes, by the
             names of values, that are as long.
+        loops: the bodies that are run several times.
     """
 
     original: ir.Model
@@ -73,6 +93,7 @@ class Flat:
     stacked: Mapping[int, tuple[str, ...]]
     once: frozenset[str]
     turns: Mapping[int, tuple[tuple[str, int], ...]]
+    loops: tuple[Turns, ...]
 
     def is_its_own(self, index: int) -> bool:
         """Returns whether node `index` of the view can be edited: it stands in the model, just once."""
@@ -89,7 +110,7 @@ def look_into(model: ir.Model, tracer: Callable[[ir.Model], Trace]) -> tuple[Fla
     if not model.functions and next(iter(model.graph.subgraphs()), None) is None:
         return None, tracer(model)
     left: set[int] = set()
-    nodes = _numbered(model)[0]
+    nodes = numbered(model)[0]
     doubtful = [{k for k, n in enumerate(nodes) if n.op_type in ops} for ops in (("If",), ("Loop", "Scan"))]
     while (flat := _Flattener(model, left).run()) is not None:
         try:
@@ -115,6 +136,24 @@ class _CannotLayFlat(Exception):
     """A node whose body has to stay where it is."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Loop:
+    """A Loop or Scan while a model is laid flat: its number, the node that keeps its place, and as in `Turns`."""
+
+    place: int
+    keeper: ir.Node
+    outputs: tuple[str, ...]
+    body: tuple[int, ...] = ()
+    handed_on: tuple[int, ...] = ()
+
+    def among(self, nodes: Sequence[ir.Node]) -> Turns:
+        """Returns where it lies in a view."""
+        number = {id(n): k for k, n in enumerate(nodes)}
+        last = max(k for k, n in enumerate(nodes) if any(v.name and v.name in self.outputs for v in n.outputs))
+        body = frozenset(number[k] for k in self.body if k in number)
+        return Turns(self.place, range(number[id(self.keeper)], last + 1), body, self.outputs, self.handed_on)
+
+
 class _Flattener:
     """Lays one clone of a model flat."""
 
@@ -122,7 +161,7 @@ class _Flattener:
         self.original, self.left = model, frozenset(left)
         self.model = model.clone()
         self.graph = self.model.graph
-        nodes, values = _numbered(self.model)
+        nodes, values = numbered(self.model)
         self.number = {id(n): k for k, n in enumerate(nodes)}
         self.value_number = {id(v): [k] for k, v in enumerate(values)}
         self.kept = [*nodes, *values]  # so that no id is used again
@@ -133,6 +172,8 @@ class _Flattener:
         self.stacked: dict[int, tuple[str, ...]] = {}
         self.turned: list[ir.Value] = []
         self.turns: dict[int, tuple[tuple[str, int], ...]] = {}
+        self.loops: list[_Loop] = []
+        self.inside: set[int] = set()
         self.clock: tuple[ir.Value, ir.Value] | None = None
 
     def run(self) -> Flat | None:
@@ -150,6 +191,7 @@ class _Flattener:
                 open_ += laid
                 around = self.turns.get(id(node), ())
                 self.turns |= {id(n): around + self.turns.get(id(n), ()) for n in laid}
+                self.inside |= set(map(id, laid)) if id(node) in self.inside else set()
         if not found:
             return None
         nodes = list(self.graph)
@@ -168,6 +210,7 @@ class _Flattener:
             self.stacked,
             self._once(nodes),
             {i: self.turns[id(n)] for i, n in enumerate(nodes) if self.turns.get(id(n))},
+            tuple(loop.among(nodes) for loop in self.loops),
         )
 
     def _once(self, nodes: Iterable[ir.Node]) -> frozenset[str]:
@@ -297,6 +340,7 @@ class _Flattener:
         stacks = len(body.outputs) > count + 1
         if stacks and (most is None or self.graph.opset_imports.get("", 0) < SHORTEST):
             raise _CannotLayFlat  # nobody knows how many turns there are
+        loop = self._opened(node, place)
         for value, now in zip(body.inputs[:2], self._turn(), strict=True):
             value.replace_all_uses_with(now, replace_graph_outputs=True)
         made = [id(v) for v in body.outputs]
@@ -316,6 +360,21 @@ class _Flattener:
             self.turns |= dict.fromkeys(map(id, nodes), ((self.stacked[place][0], 0),))
             for old, value in zip(node.outputs[count:], outputs[count + 1 :], strict=True):
                 self._stand_in(old, self._stacked(value, 0, length, node))
+        return self._closed(node, loop, nodes, tuple(np.flatnonzero(handed_on).tolist()))
+
+    def _opened(self, node: ir.Node, place: int) -> _Loop:
+        """Returns what is known of a Loop or Scan before it is laid flat, with a node that keeps its place."""
+        keeper = self._glue("Identity", [self._turn()[0]], node).producer()
+        assert keeper is not None
+        return _Loop(place, keeper, tuple(str(v.name) for v in node.outputs))
+
+    def _closed(
+        self, node: ir.Node, loop: _Loop, nodes: list[ir.Node], handed_on: tuple[int, ...] = ()
+    ) -> list[ir.Node]:
+        """Takes out a Loop or Scan for which other nodes stand, and returns those of its body."""
+        if id(node) not in self.inside:
+            self.loops.append(replace(loop, body=tuple(map(id, nodes)), handed_on=handed_on))
+        self.inside |= set(map(id, nodes))
         self.graph.remove(node)
         return nodes
 
@@ -355,7 +414,7 @@ class _Flattener:
         out = _ints(node, "scan_output_axes", len(body.outputs) - count)
         if any(axis < 0 for axis in (*into, *out)):
             raise _CannotLayFlat
-        zero, _ = self._turn()
+        loop, zero = self._opened(node, place), self._turn()[0]
         for value, whole, axis in zip(body.inputs[count:], given[count:], into, strict=True):
             here = self._declared(value, self._glue("Gather", [whole, zero], node, axis=axis))
             value.replace_all_uses_with(here, replace_graph_outputs=True)
@@ -369,8 +428,7 @@ class _Flattener:
             self._last(node, place, k, given[k], outputs[k], heres[k])
         for k, axis in enumerate(out):
             self._stand_in(node.outputs[count + k], self._stacked(outputs[count + k], axis, length, node))
-        self.graph.remove(node)
-        return nodes
+        return self._closed(node, loop, nodes)
 
     def _stacked(self, value: ir.Value, axis: int, length: ir.Value, before: ir.Node) -> ir.Value:
         """Returns a value repeated along a new axis, of which nothing can be cut."""
@@ -453,7 +511,7 @@ def _ints(node: ir.Node, name: str, count: int) -> list[int]:
     return [0] * count if a is None else list(a.as_ints())
 
 
-def _numbered(model: ir.Model) -> tuple[list[ir.Node], list[ir.Value]]:
+def numbered(model: ir.Model) -> tuple[list[ir.Node], list[ir.Value]]:
     """Returns all nodes and values of a model, through all bodies, in an order that a clone has too."""
     nodes: list[ir.Node] = []
     values: list[ir.Value] = []
@@ -486,7 +544,7 @@ class _Restorer:
     def __init__(self, flat: Flat, changed: ir.Model) -> None:
         self.flat, self.changed = flat, changed
         self.model = flat.original.clone()
-        self.nodes, self.values = _numbered(self.model)
+        self.nodes, self.values = numbered(self.model)
         self.in_functions = {id(v) for f in self.model.functions.values() for n in f for v in n.outputs}
         self.added: dict[str, ir.Value] = {}
 

@@ -24,7 +24,7 @@ from onnxprune.engine.layers import Bias, Layer, find_layers
 from onnxprune.engine.tensors import Tensor
 from onnxprune.engine.twin import as_read, written
 from onnxprune.engine.units import Units
-from onnxprune.graph.constants import constants
+from onnxprune.graph.constants import constants, is_constant
 from onnxprune.graph.edit import add_constant, replace_constant
 from onnxprune.ops.zero_points import blank
 from onnxprune.refit.activated import toward_activation
@@ -151,8 +151,9 @@ class _Walk:
             for index, labels in self.coupling.contracted
             if index not in mended and self.selection.dead[self.selection.unit_of(labels)].any()
         }
-        if left:
-            names = [f"{node.op_type} {self.coupling.where(index)}" for index, node in sorted(left.items())]
+        if left:  # a twin has constants where the turns of a loop are no layers
+            kinds = {k: "" if is_constant(node) else f"{node.op_type} " for k, node in left.items()}
+            names = [f"{kinds[index]}{self.coupling.where(index)}" for index in sorted(left)]
             more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
             listed = ", ".join(names[:MOST_NAMES])
             self.out.notes.append(f"not refitted, their weights are not constants of their own: {listed}{more}")
