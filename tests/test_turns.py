@@ -78,6 +78,7 @@ def convolved() -> onnx.ModelProto:
 
 
 ALONE = LOOP.replace("BODY", "a = MatMul(h, w2) b = Relu(a) c = MatMul(b, w3) back = Add(h, c)").replace("START", "h0")
+OLD = ALONE.replace("D]", "6]").replace("value_int=3", "value=int64 {3}")
 CASES = {  # the model, the layers of its body, the turns
     "scan": (lambda: model(SCAN), 2, 5),
     "handed on": (lambda: model(HANDED_ON), 2, 3),
@@ -85,6 +86,7 @@ CASES = {  # the model, the layers of its body, the turns
     "stacking": (lambda: model(STACKING.replace("AGAIN", "again = Identity(on)")), 0, 3),
     "bodies in a body": (lambda: model(INNER), 1, 3),
     "convolved": (convolved, 2, 3),
+    "of an old opset": (lambda: model(OLD, opset=9), 2, 3),
 }
 
 

@@ -176,8 +176,6 @@ class _Finder:
         x, y, weight = node.inputs[0], node.outputs[0], node.inputs[view.weight]
         if x is None or weight is None or not x.name or not y.name or not weight.name:
             return None
-        if self.coupling.flat is not None and x.name in self.coupling.flat.once:
-            return None
         tensor = self.tensors[weight.name]
         if not tensor.dtype.is_floating_point():
             return None

@@ -27,28 +27,25 @@ __all__ = ["all_turns"]
 
 STEM = "onnxprune/turns"
 ALWAYS = f"{STEM}/always"  # the constant that is true
-FIRST = 11  # the opset from which on Loop, Scan, Slice and If are what they are here
 
 
 def all_turns(coupling: Coupling) -> Coupling:
     """Returns the coupling of a twin whose loops run all their turns; itself where its view shows none."""
     flat = coupling.flat
-    if flat is None or not flat.loops or coupling.opset < FIRST:
-        return coupling
-    return _Twin(coupling, flat).run()
+    return _Twin(coupling, flat).run() if flat is not None and flat.loops else coupling
 
 
 class _Twin:
     """A clone of a view with whole loops in it."""
 
     def __init__(self, coupling: Coupling, flat: Flat) -> None:
-        self.coupling, self.flat = coupling, replace(flat, once=frozenset())
+        self.coupling, self.flat = coupling, flat
         self.model = coupling.model.clone()
         self.nodes = list(self.model.graph)
         self.shapes, self.dtypes = dict(coupling.trace.shapes), dict(coupling.trace.dtypes)
         turned = {str(v.name) for x in flat.loops for k in x.nodes for v in self.nodes[k].outputs}
         trace = replace(coupling.trace, static=coupling.trace.static - turned)  # a state may start from constants
-        self.layers = {x.index: x.input for x in find_layers(replace(coupling, flat=self.flat, trace=trace))}
+        self.layers = {x.index: x.input for x in find_layers(replace(coupling, trace=trace))}
         self.producer = {v.name: k for k, n in enumerate(self.nodes) for v in n.outputs if v.name}
 
     def run(self) -> Coupling:
@@ -58,12 +55,12 @@ class _Twin:
         self.model.graph.register_initializer(ir.Value(name=ALWAYS, const_value=truth, type=kind, shape=ir.Shape(())))
         inside = [k for loop in self.flat.loops for k in self._put(loop)]
         trace = replace(self.coupling.trace, shapes=self.shapes, dtypes=self.dtypes)
-        return replace(self.coupling, model=self.model, trace=trace, flat=self.flat, inside=frozenset(inside))
+        return replace(self.coupling, model=self.model, trace=trace, inside=frozenset(inside))
 
     def _put(self, loop: Turns) -> list[int]:
         """Puts a whole loop in the place of its turn, and returns the layers of its body."""
         whole = _Whole(self.flat, loop)
-        layers = sorted(k for k in loop.body & set(self.layers) if self._stands_alone(k, loop))
+        layers = sorted(k for k in loop.body & set(self.layers) if self._stands_alone(k, loop, whole))
         read = dict.fromkeys(self.layers[k] for k in layers)
         given = [n for n in read if self.producer.get(n, -1) in loop.nodes]
         made = [n for k, n in enumerate(loop.outputs) if n and k not in loop.handed_on]
@@ -86,12 +83,13 @@ class _Twin:
         self.model.graph.remove(old.values(), safe=True)
         return layers
 
-    def _stands_alone(self, number: int, loop: Turns) -> bool:
+    def _stands_alone(self, number: int, loop: Turns, whole: _Whole) -> bool:
         """Returns whether a layer of a body reads samples, and nothing else that a turn makes."""
-        x, *others = (None if v is None else v.name for v in self.nodes[number].inputs)
-        makers = [self.producer.get(str(name), -1) for name in others]
+        x, *others = (str(v.name) for v in self.nodes[number].inputs if v is not None)
+        makers = [self.producer.get(name, -1) for name in others]
         alone = all(is_constant(self.nodes[k]) for k in makers if k in loop.nodes)
-        return alone and len(self.shapes[str(x)][0]) > 1
+        told = x in whole.inner or self.producer.get(x, -1) not in loop.nodes
+        return alone and told and len(self.shapes[x][0]) > 1
 
     def _read(self, layers: Iterable[int], given: list[str], first: ir.Node) -> None:
         """Has layers read what a loop gives for all turns."""
@@ -186,7 +184,7 @@ class _Whole:
         loop = self._message()
         (body,) = (a.g for a in loop.attribute if a.name == "body")
         loop.output[:] = [f"{self.stem}/first/{k}" for k in range(len(loop.output))]
-        nodes, ends, others, none = [loop], [], [], []
+        nodes, ends = [loop], []
         for k, (name, (dtype, rank)) in enumerate(values.items()):
             kind, stem = np_dtype_to_tensor_dtype(dtype), f"{self.stem}/asked/{k}"
             body.node.append(make_node("Identity", [self.inner[name]], [stem]))
@@ -194,36 +192,24 @@ class _Whole:
             loop.output.append(f"{stem}/stacked")
             nodes += _merged(f"{stem}/stacked", stem, rank)
             ends.append(make_tensor_value_info(f"{stem}/all", kind, None))
-            nothing = onnx.helper.make_tensor("nothing", kind, [0], [])
-            others.append(make_node("Constant", [], [f"{stem}/none"], value=nothing))
-            none.append(make_tensor_value_info(f"{stem}/none", kind, None))
         for a in loop.attribute:
             if a.name in ("scan_output_axes", "scan_output_directions"):
                 a.ints.extend([0] * len(values))
-        none = [
-            make_tensor_value_info(n.output[0], e.type.tensor_type.elem_type, None)
-            for n, e in zip(others, ends, strict=True)
-        ]
-        choice = make_node(
-            "If",
-            [ALWAYS],
-            [f"{self.stem}/of/{name}" for name in values],
-            f"{self.stem}/first",
-            then_branch=make_graph(nodes, "all", [], ends),
-            else_branch=make_graph(others, "none", [], none),
-        )
+        given = [f"{self.stem}/of/{name}" for name in values]
+        always = make_graph(nodes, "always", [], ends)
+        choice = make_node("If", [ALWAYS], given, f"{self.stem}/first", then_branch=always, else_branch=always)
         return _alone(choice)
 
 
 def _merged(stacked: str, stem: str, rank: int) -> list[onnx.NodeProto]:
     """Returns nodes that lay the first two axes of a stacked value together, as `stem`/all."""
-    bounds = [onnx.numpy_helper.from_array(np.array([k])) for k in (2, rank + 1, -1)]
-    names = [f"{stem}/{k}" for k in ("second", "last", "free")]
+    rest, free = np.arange(2, rank + 1), np.array([-1])
     return [
-        *(make_node("Constant", [], [name], value=content) for name, content in zip(names, bounds, strict=True)),
+        make_node("Constant", [], [f"{stem}/axes"], value=onnx.numpy_helper.from_array(rest)),
+        make_node("Constant", [], [f"{stem}/free"], value=onnx.numpy_helper.from_array(free)),
         make_node("Shape", [stacked], [f"{stem}/shape"]),
-        make_node("Slice", [f"{stem}/shape", *names[:2]], [f"{stem}/rest"]),
-        make_node("Concat", [names[2], f"{stem}/rest"], [f"{stem}/to"], axis=0),
+        make_node("Gather", [f"{stem}/shape", f"{stem}/axes"], [f"{stem}/rest"]),
+        make_node("Concat", [f"{stem}/free", f"{stem}/rest"], [f"{stem}/to"], axis=0),
         make_node("Reshape", [stacked, f"{stem}/to"], [f"{stem}/all"]),
     ]
 

@@ -77,7 +77,6 @@ class Flat:
         fixed: constants in bodies of functions.
         joins: what must have one shape.
         stacked: by the number of a Loop, what it stacks in as many turns as it may have at most.
-        once: values that are what they are in one turn, or follow from such values.
         turns: for nodes of the view in bodies that are run several times, where it is seen how often: the axes, by the
             names of values, that are as long.
         loops: the bodies that are run several times.
@@ -91,7 +90,6 @@ class Flat:
     fixed: frozenset[str]
     joins: tuple[Join, ...]
     stacked: Mapping[int, tuple[str, ...]]
-    once: frozenset[str]
     turns: Mapping[int, tuple[tuple[str, int], ...]]
     loops: tuple[Turns, ...]
 
@@ -170,7 +168,6 @@ class _Flattener:
         self.fixed: set[str] = set()
         self.joins: list[Join] = []
         self.stacked: dict[int, tuple[str, ...]] = {}
-        self.turned: list[ir.Value] = []
         self.turns: dict[int, tuple[tuple[str, int], ...]] = {}
         self.loops: list[_Loop] = []
         self.inside: set[int] = set()
@@ -208,18 +205,9 @@ class _Flattener:
             frozenset(self.fixed),
             tuple(self.joins),
             self.stacked,
-            self._once(nodes),
             {i: self.turns[id(n)] for i, n in enumerate(nodes) if self.turns.get(id(n))},
             tuple(loop.among(nodes) for loop in self.loops),
         )
-
-    def _once(self, nodes: Iterable[ir.Node]) -> frozenset[str]:
-        """Returns the names of what one turn makes, and of what is computed from that."""
-        found = {id(v) for v in self.turned}
-        for node in nodes:
-            if any(id(v) in found for v in node.inputs):
-                found |= {id(v) for v in node.outputs}
-        return frozenset(str(v.name) for n in nodes for v in n.outputs if id(v) in found)
 
     def _lay(self, node: ir.Node) -> list[ir.Node] | None:
         """Puts the body of a node in its place and returns the body's nodes, None where it has none."""
@@ -394,7 +382,6 @@ class _Flattener:
                     reader.replace_input_with(slot, given)
             else:
                 value.replace_all_uses_with(here, replace_graph_outputs=True)
-                self.turned.append(here)
         return heres
 
     def _declared(self, value: ir.Value, here: ir.Value) -> ir.Value:
@@ -418,7 +405,6 @@ class _Flattener:
         for value, whole, axis in zip(body.inputs[count:], given[count:], into, strict=True):
             here = self._declared(value, self._glue("Gather", [whole, zero], node, axis=axis))
             value.replace_all_uses_with(here, replace_graph_outputs=True)
-            self.turned.append(here)
         heres = self._heres(node, given[:count], list(body.inputs[:count]), [False] * count)
         sizes = self._glue("Shape", [given[count]], node)
         length = self._glue("Gather", [sizes, self._constant(np.array([into[0]]), node)], node)
@@ -437,9 +423,7 @@ class _Flattener:
         else:
             single = self._glue("Unsqueeze", [value, self._constant(np.array([axis]), before)], before)
         zeros = self._glue("Expand", [self._turn()[0], length], before)
-        found = self._glue("Gather", [single, zeros], before, axis=axis)
-        self.turned.append(found)
-        return found
+        return self._glue("Gather", [single, zeros], before, axis=axis)
 
     # ---------------------------------------------------------------- functions
     def _call(self, node: ir.Node, function: ir.Function, place: int) -> list[ir.Node]:
