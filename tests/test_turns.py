@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from test_flat import HANDED_ON, LOOP, SCAN, STACKING, model
 
 import onnxprune
@@ -143,6 +144,21 @@ def test_the_first_turn_alone_does_not_tell() -> None:
         pruned = ort.InferenceSession(ir.to_proto(result.model).SerializeToString())
         errors[compensate] = float(((pruned.run(None, {"x": x})[0] - dense) ** 2).sum() / (dense**2).sum())
         assert not any("not refitted" in note for note in result.report.notes)
+    assert errors["lstsq"] < 0.5 * errors["none"]
+
+
+def test_a_loop_beside_quantized_weights(tmp_path: Path) -> None:
+    onnx.save(model(HANDED_ON), tmp_path / "dense.onnx")
+    quantize_dynamic(tmp_path / "dense.onnx", tmp_path / "quantized.onnx", weight_type=QuantType.QInt8)
+    made = onnx.load(tmp_path / "quantized.onnx")
+    assert "MatMulInteger" in {node.op_type for node in made.graph.node}
+    x = np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)
+    (dense,) = ort.InferenceSession(made.SerializeToString()).run(None, {"x": x})
+    errors = {}
+    for compensate in ("none", "lstsq"):
+        result = onnxprune.prune(made, ratio=0.4, criterion="obs", compensate=compensate, calibration={"x": x})
+        pruned = ort.InferenceSession(ir.to_proto(result.model).SerializeToString())
+        errors[compensate] = float(((pruned.run(None, {"x": x})[0] - dense) ** 2).sum() / (dense**2).sum())
     assert errors["lstsq"] < 0.5 * errors["none"]
 
 

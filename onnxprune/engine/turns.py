@@ -66,9 +66,9 @@ class _Twin:
         made = [n for k, n in enumerate(loop.outputs) if n and k not in loop.handed_on]
         new: dict[int, ir.Node] = {}
         if given:
-            new[loop.nodes[0]] = whole.asked({n: (self.dtypes[n], len(self.shapes[n][0])) for n in given})
+            new[loop.nodes[0]] = self._linked(whole.asked({n: (self.dtypes[n], len(self.shapes[n][0])) for n in given}))
         if made:
-            new[max(self.producer[n] for n in made)] = whole.itself()
+            new[max(self.producer[n] for n in made)] = self._linked(whole.itself())
         stay = {*layers, *(k for k in loop.nodes if is_constant(self.nodes[k]))}
         stay |= {self.producer[loop.outputs[k]] for k in loop.handed_on if loop.outputs[k]}
         old = {k: self.nodes[k] for k in loop.nodes if k not in stay}
@@ -82,6 +82,21 @@ class _Twin:
             was.name = None
         self.model.graph.remove(old.values(), safe=True)
         return layers
+
+    def _linked(self, proto: onnx.NodeProto) -> ir.Node:
+        """Returns a node that reads the values of the twin that have these names."""
+        graph = self.model.graph
+        given = {
+            v.name: v for v in (*graph.inputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs))
+        }
+        inputs = [make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in dict.fromkeys(_outer([proto]))]
+        alone = ir.from_proto(make_graph([proto], "alone", inputs, []))
+        assert isinstance(alone, ir.Graph)
+        for value in alone.inputs:
+            value.replace_all_uses_with(given[value.name])
+        (node,) = alone
+        alone.remove(node)
+        return node
 
     def _stands_alone(self, number: int, loop: Turns, whole: _Whole) -> bool:
         """Returns whether a layer of a body reads samples, and nothing else that a turn makes."""
@@ -136,11 +151,8 @@ class _Whole:
     def _name(self, value: ir.Value | None) -> str:
         return "" if value is None or not value.name else self.names.get(id(value), value.name)
 
-    def itself(self) -> ir.Node:
+    def itself(self) -> onnx.NodeProto:
         """Returns the node; it gives what no turn hands on as it is."""
-        return _alone(self._message())
-
-    def _message(self) -> onnx.NodeProto:
         proto = ir.to_proto(self.node)
         assert isinstance(proto, onnx.NodeProto)
         self._rename(proto, self.node)
@@ -173,7 +185,7 @@ class _Whole:
         del proto.node[:], proto.initializer[:], proto.sparse_initializer[:], proto.value_info[:]
         proto.node.extend(kept)
 
-    def asked(self, values: Mapping[str, tuple[np.dtype, int]]) -> ir.Node:
+    def asked(self, values: Mapping[str, tuple[np.dtype, int]]) -> onnx.NodeProto:
         """Returns a node that gives values of all turns, the samples of one behind those of the other.
 
         It is an If, so that it reads from outside what the loop does, and holds more nodes than one.
@@ -181,7 +193,7 @@ class _Whole:
         Args:
             values: dtype and rank of what a turn makes, by its name in the view.
         """
-        loop = self._message()
+        loop = self.itself()
         (body,) = (a.g for a in loop.attribute if a.name == "body")
         loop.output[:] = [f"{self.stem}/first/{k}" for k in range(len(loop.output))]
         nodes, ends = [loop], []
@@ -198,7 +210,7 @@ class _Whole:
         given = [f"{self.stem}/of/{name}" for name in values]
         always = make_graph(nodes, "always", [], ends)
         choice = make_node("If", [ALWAYS], given, f"{self.stem}/first", then_branch=always, else_branch=always)
-        return _alone(choice)
+        return choice
 
 
 def _merged(stacked: str, stem: str, rank: int) -> list[onnx.NodeProto]:
@@ -212,16 +224,6 @@ def _merged(stacked: str, stem: str, rank: int) -> list[onnx.NodeProto]:
         make_node("Concat", [f"{stem}/free", f"{stem}/rest"], [f"{stem}/to"], axis=0),
         make_node("Reshape", [stacked, f"{stem}/to"], [f"{stem}/all"]),
     ]
-
-
-def _alone(proto: onnx.NodeProto) -> ir.Node:
-    """Returns a node that reads values by their names alone."""
-    inputs = [make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in dict.fromkeys(_outer([proto]))]
-    graph = ir.from_proto(make_graph([proto], "alone", inputs, []))
-    assert isinstance(graph, ir.Graph)
-    (node,) = graph
-    graph.remove(node)
-    return node
 
 
 def _outer(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
