@@ -147,9 +147,10 @@ class _Loop:
     def among(self, nodes: Sequence[ir.Node]) -> Turns:
         """Returns where it lies in a view."""
         number = {id(n): k for k, n in enumerate(nodes)}
-        last = max(k for k, n in enumerate(nodes) if any(v.name and v.name in self.outputs for v in n.outputs))
+        first = number[id(self.keeper)]
+        ends = [k for k, n in enumerate(nodes) if any(v.name and v.name in self.outputs for v in n.outputs)]
         body = frozenset(number[k] for k in self.body if k in number)
-        return Turns(self.place, range(number[id(self.keeper)], last + 1), body, self.outputs, self.handed_on)
+        return Turns(self.place, range(first, max([first, *ends]) + 1), body, self.outputs, self.handed_on)
 
 
 class _Flattener:
@@ -323,6 +324,7 @@ class _Flattener:
         first = [v for v in node.inputs[2:] if v is not None]
         count, most = len(first), node.inputs[0]
         simple = len(body.inputs) == len(node.inputs) == count + 2 and len(body.outputs) > count
+        simple = simple and len(node.outputs) == len(body.outputs) - 1
         if not simple or any(v.shape is not None and len(v.shape) for v in body.inputs[:2]):
             raise _CannotLayFlat
         stacks = len(body.outputs) > count + 1
@@ -344,8 +346,8 @@ class _Flattener:
             assert most is not None
             turns = self._glue("Reshape", [most, self._constant(np.array([-1]), node)], node)
             length = self._glue("Min", [turns, self._constant(np.array([MOST_TURNS]), node)], node)
-            self.stacked[place] = tuple(str(v.name) for v in node.outputs[count:])
-            self.turns |= dict.fromkeys(map(id, nodes), ((self.stacked[place][0], 0),))
+            self.stacked[place] = tuple(v.name for v in node.outputs[count:] if v.name)
+            self.turns |= dict.fromkeys(map(id, nodes), tuple((name, 0) for name in self.stacked[place][:1]))
             for old, value in zip(node.outputs[count:], outputs[count + 1 :], strict=True):
                 self._stand_in(old, self._stacked(value, 0, length, node))
         return self._closed(node, loop, nodes, tuple(np.flatnonzero(handed_on).tolist()))
@@ -354,7 +356,7 @@ class _Flattener:
         """Returns what is known of a Loop or Scan before it is laid flat, with a node that keeps its place."""
         keeper = self._glue("Identity", [self._turn()[0]], node).producer()
         assert keeper is not None
-        return _Loop(place, keeper, tuple(str(v.name) for v in node.outputs))
+        return _Loop(place, keeper, tuple(v.name or "" for v in node.outputs))
 
     def _closed(
         self, node: ir.Node, loop: _Loop, nodes: list[ir.Node], handed_on: tuple[int, ...] = ()
