@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import test_flat
+import test_turns
 from hostile import floats, model_of, tensor
 from onnx import helper
 
@@ -217,6 +219,14 @@ def test_a_product_of_stairs_is_foretold_exactly() -> None:
         cutting = Cutting(found.units, dead)
         left = Fake.of(ir.to_proto(cut(cutting, rewrite_sizes(cutting))))
         assert found.estimate(counts) == pytest.approx(left, rel=1e-4)
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_node_in_a_loop_takes_as_long_as_all_its_turns() -> None:
+    looped = test_flat.model(test_flat.HANDED_ON)
+    units = find_units(test_turns.coupled(looped))
+    found = cost_table(load(looped), units, Serving(threads=1), Timetable("here"))
+    assert sorted(node.ms for node in found.nodes) == pytest.approx([0.01, 0.01, 0.01, 0.03, 0.03])
 
 
 @pytest.mark.usefixtures("fake")

@@ -258,7 +258,9 @@ def cost_table(
     assert full is not None
     found = list(sites(units, batch_scale(units.coupling, serving.batch)))
     _measure(found, table, serving, seconds, progress)
-    nodes = tuple(timed for site in found if (timed := _timed(site, table)) is not None)
+    nodes = tuple(
+        timed for site in found if (timed := _timed(site, table, units.coupling.turns(site.index))) is not None
+    )
     rest = max(whole - sum(node.ms for node in nodes), 0.0)
     table.save()
     return CostTable(source, units, serving, table, full, nodes, rest, _traffic(units), progress)
@@ -353,10 +355,10 @@ def _less(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else min(one, other)
 
 
-def _timed(site: Site, table: Timetable) -> _Timed | None:
-    """Returns a node's times, None where it could not be run alone."""
+def _timed(site: Site, table: Timetable, turns: int) -> _Timed | None:
+    """Returns the times of a node that is run so many times, None where it could not be run alone."""
     full = table.known(site.full.key)
-    return None if full is None else _Timed(full, tuple(_stairs(axis, table, full) for axis in site.axes))
+    return None if full is None else _Timed(turns * full, tuple(_stairs(axis, table, full) for axis in site.axes))
 
 
 def _stairs(axis: Axis, table: Timetable, full: float) -> _Stairs:
