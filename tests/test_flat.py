@@ -343,6 +343,54 @@ def test_what_a_scan_reads_is_declared_as_it_is_left() -> None:
     assert [v.type.tensor_type.shape.dim[1].dim_value for v in body.input] == [3, 4]
 
 
+STARTED = """
+    net (float[5,2,4] x) => (float[2,3] y) {
+        a9 = Scan <num_scan_inputs=1, body = turn (float[2,6] h, float[2,4] now) => (float[2,6] back) {
+            a = MatMul(now, w1) b = MatMul(h, w2) c = Add(a, b) back = Tanh(c)
+        }> (h0, x)
+        b9 = Loop (turns, go, h0) <body = again (int64 i, bool on, float[2,6] g) => (bool more, float[2,6] next) {
+            more = Identity(on) d = MatMul(g, w3) e = Add(d, f) next = Tanh(e)
+        }>
+        p = MatMul(a9, w4)
+        q = MatMul(b9, w5)
+        y = Add(p, q)
+    }
+    weights h0:2,6 w1:4,6 w2:6,6 w3:6,6 w4:6,3 w5:6,3 w6:4,6
+"""
+
+
+def test_states_that_start_from_one_constant() -> None:
+    numbers = "turns = Constant<value_int=3>() go = Constant<value=bool {1}>() zero = Constant<value_int=0>() "
+    text = STARTED.replace("a9 = Scan", numbers + "x0 = Gather(x, zero) f = MatMul(x0, w6) a9 = Scan")
+    proved(model(text), 6)  # as wide as each other
+    alone = text.replace("b9 = Loop (turns, go, h0)", "b9 = Loop (turns, go, g0)").replace("w1:", "g0:2,6 w1:")
+    proved(model(alone), 6, 6)
+
+
+def test_a_state_that_starts_from_constant_zeros() -> None:
+    text = """
+        net (float[5,2,4] x) => (float[2,3] y) {
+            last, all = Scan <num_scan_inputs=1,
+                body = turn (float[2,6] h, float[2,4] now) => (float[2,6] back, float[2,6] out) {
+                    a = MatMul(now, w1)
+                    b = MatMul(h, w2)
+                    c = Add(a, b)
+                    back = Tanh(c)
+                    out = Identity(back)
+                }
+            > (h0, x)
+            s = ReduceMax<axes=[0], keepdims=0>(all)
+            t = Add(s, last)
+            y = MatMul(t, w3)
+        }
+        weights h0:2,6 w1:4,6 w2:6,6 w3:6,3
+    """
+    made = model(text, opset=17)
+    (start,) = (t for t in made.graph.initializer if t.name == "h0")
+    start.CopyFrom(onnx.numpy_helper.from_array(np.zeros((2, 6), np.float32), "h0"))
+    proved(made, 6)
+
+
 @pytest.mark.parametrize(
     ("text", "macs"),
     [

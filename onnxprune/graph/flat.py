@@ -72,7 +72,8 @@ class Flat:
         original: the model.
         model: the view.
         places: for nodes of the view the number of the node that they are in the model, counted through all bodies.
-        calls: for nodes of the view that stand for a constant given to a function: number of the call, and its input.
+        calls: for nodes of the view that stand for a constant given to a function, a Loop or a Scan: number of the node
+            that it is given to, and its input.
         values: for names of the view the numbers of values of the model.
         fixed: constants in bodies of functions.
         joins: what must have one shape.
@@ -335,6 +336,7 @@ class _Flattener:
             value.replace_all_uses_with(now, replace_graph_outputs=True)
         made = [id(v) for v in body.outputs]
         handed_on = [id(v) == made[k] and made.count(id(v)) == 1 for k, v in enumerate(body.inputs[2:], 1)]
+        first = [v if handed_on[k] else self._handed(v, node, place, k + 2) for k, v in enumerate(first)]
         heres = self._heres(node, first, list(body.inputs[2:]), handed_on)
         outputs, nodes = self._spill(body, node)
         for k in range(count):
@@ -404,6 +406,7 @@ class _Flattener:
         if any(axis < 0 for axis in (*into, *out)):
             raise _CannotLayFlat
         loop, zero = self._opened(node, place), self._turn()[0]
+        given = [self._handed(v, node, place, k) for k, v in enumerate(given)]
         for value, whole, axis in zip(body.inputs[count:], given[count:], into, strict=True):
             here = self._declared(value, self._glue("Gather", [whole, zero], node, axis=axis))
             value.replace_all_uses_with(here, replace_graph_outputs=True)
@@ -438,18 +441,23 @@ class _Flattener:
         table: dict[int, ir.Value | None] = {}
         for k, formal in enumerate(function.inputs):
             value = node.inputs[k] if k < len(node.inputs) else None
-            if value is not None and place >= 0 and self._is_held(value):
-                value = self._glue("Identity", [value], node)
-                producer = value.producer()
-                assert producer is not None
-                self.call_of[id(producer)] = (place, k)
-            table[id(formal)] = value
+            table[id(formal)] = value if value is None or place < 0 else self._handed(value, node, place, k)
         nodes = [self._copied(n, node, function, table) for n in function]
         self.graph.insert_before(node, nodes)
         for old, inner in zip(node.outputs, function.outputs, strict=False):
             self._stand_in(old, self._glue("Identity", [table[id(inner)]], node))
         self.graph.remove(node)
         return nodes
+
+    def _handed(self, value: ir.Value, node: ir.Node, place: int, slot: int) -> ir.Value:
+        """Returns what stands for an input of a node: a constant passes an Identity, which stands for this reader."""
+        if not self._is_held(value):
+            return value
+        found = self._glue("Identity", [value], node)
+        producer = found.producer()
+        assert producer is not None
+        self.call_of[id(producer)] = (place, slot)
+        return found
 
     def _is_held(self, value: ir.Value) -> bool:
         """Returns whether a value is an initializer or what a Constant node gives."""
@@ -574,6 +582,8 @@ class _Restorer:
         for slot, value in enumerate(new.inputs):
             was = old.inputs[slot] if slot < len(old.inputs) else None
             if value is not None and value.name in self.added and (was is None or was.name != value.name):
+                if call is None and place is None:
+                    continue  # what only the view has reads it
                 node, at = (self.nodes[call[0]], call[1]) if call else (self.nodes[place or 0], slot)
                 if at >= len(node.inputs):
                     node.resize_inputs(at + 1)
