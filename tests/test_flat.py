@@ -312,6 +312,13 @@ def test_a_weight_that_is_handed_on_and_read_behind_the_loop() -> None:
     proved(model(changed), 6, 8)  # in the body and behind it the same columns go
 
 
+CELL = """body = turn (float[N,6] h, float[N,WIDTH] now) => (float[N,6] back, float[N,6] out) {
+                a = MatMul(now, w1)
+                b = MatMul(h, w2)
+                c = Add(a, b)
+                back = Tanh(c)
+                out = Identity(back)
+            }"""
 SCAN = """
     net (float[5,N,4] x) => (float[5,N,3] y) {
         z = MatMul(x, w0)
@@ -320,19 +327,11 @@ SCAN = """
         size = Concat<axis=0>(s, six)
         zero = Constant<value_float=0.0>()
         h0 = Expand(zero, size)
-        last, all = Scan <num_scan_inputs=1,
-            body = turn (float[N,6] h, float[N,7] now) => (float[N,6] back, float[N,6] out) {
-                a = MatMul(now, w1)
-                b = MatMul(h, w2)
-                c = Add(a, b)
-                back = Tanh(c)
-                out = Identity(back)
-            }
-        > (h0, z)
+        last, all = Scan <num_scan_inputs=1, CELL> (h0, z)
         y = MatMul(all, w3)
     }
     weights w0:4,7 w1:7,6 w2:6,6 w3:6,3
-"""
+""".replace("CELL", CELL.replace("WIDTH", "7"))
 
 
 def test_what_a_scan_reads_is_declared_as_it_is_left() -> None:
@@ -370,22 +369,14 @@ def test_states_that_start_from_one_constant() -> None:
 def test_a_state_that_starts_from_constant_zeros() -> None:
     text = """
         net (float[5,2,4] x) => (float[2,3] y) {
-            last, all = Scan <num_scan_inputs=1,
-                body = turn (float[2,6] h, float[2,4] now) => (float[2,6] back, float[2,6] out) {
-                    a = MatMul(now, w1)
-                    b = MatMul(h, w2)
-                    c = Add(a, b)
-                    back = Tanh(c)
-                    out = Identity(back)
-                }
-            > (h0, x)
+            last, all = Scan <num_scan_inputs=1, CELL> (h0, x)
             s = ReduceMax<axes=[0], keepdims=0>(all)
             t = Add(s, last)
             y = MatMul(t, w3)
         }
         weights h0:2,6 w1:4,6 w2:6,6 w3:6,3
     """
-    made = model(text, opset=17)
+    made = model(text.replace("CELL", CELL.replace("WIDTH", "4").replace("[N,", "[2,")), opset=17)
     (start,) = (t for t in made.graph.initializer if t.name == "h0")
     start.CopyFrom(onnx.numpy_helper.from_array(np.zeros((2, 6), np.float32), "h0"))
     proved(made, 6)
@@ -405,28 +396,8 @@ def test_multiplications_of_all_turns_count(text: str, macs: int) -> None:
 
 
 def test_a_recurrent_cell_in_a_scan() -> None:
-    text = """
-        net (float[5,N,4] x) => (float[5,N,3] y) {
-            one = Constant<value_ints=[1]>()
-            s = Shape<start=1, end=2>(x)
-            six = Constant<value_ints=[6]>()
-            size = Concat<axis=0>(s, six)
-            zero = Constant<value_float=0.0>()
-            h0 = Expand(zero, size)
-            last, all = Scan <num_scan_inputs=1,
-                body = turn (float[N,6] h, float[N,4] now) => (float[N,6] back, float[N,6] out) {
-                    a = MatMul(now, w1)
-                    b = MatMul(h, w2)
-                    c = Add(a, b)
-                    back = Tanh(c)
-                    out = Identity(back)
-                }
-            > (h0, x)
-            y = MatMul(all, w3)
-        }
-        weights w1:4,6 w2:6,6 w3:6,3
-    """
-    proved(model(text), 6)
+    text = SCAN.replace("z = MatMul(x, w0)", "").replace("(h0, z)", "(h0, x)").replace("N,7]", "N,4]")
+    proved(model(text.replace("w0:4,7 w1:7,6", "w1:4,6")), 6)
 
 
 BLOCK = """

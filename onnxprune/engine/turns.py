@@ -47,6 +47,8 @@ class _Twin:
         trace = replace(coupling.trace, static=coupling.trace.static - turned)  # a state may start from constants
         self.layers = {x.index: x.input for x in find_layers(replace(coupling, trace=trace))}
         self.producer = {v.name: k for k, n in enumerate(self.nodes) for v in n.outputs if v.name}
+        self.original, values = numbered(flat.original)
+        self.names = {id(values[k]): name for name, numbers in flat.values.items() for k in numbers}
 
     def run(self) -> Coupling:
         """Returns the coupling of the twin."""
@@ -59,7 +61,7 @@ class _Twin:
 
     def _put(self, loop: Turns) -> list[int]:
         """Puts a whole loop in the place of its turn, and returns the layers of its body."""
-        whole = _Whole(self.flat, loop)
+        whole = _Whole(self.original[loop.place], self.names, loop)
         layers = sorted(k for k in loop.body & set(self.layers) if self._stands_alone(k, loop, whole))
         read = dict.fromkeys(self.layers[k] for k in layers)
         given = [n for n in read if self.producer.get(n, -1) in loop.nodes]
@@ -123,17 +125,14 @@ def _nothing(old: ir.Node) -> ir.Node:
 class _Whole:
     """A Loop or Scan as it stands in the model, but for names, and constants, which it takes from outside."""
 
-    def __init__(self, flat: Flat, loop: Turns) -> None:
-        nodes, values = numbered(flat.original)
-        self.node, self.stem = nodes[loop.place], f"{STEM}/{loop.place}"
-        self.body = self.node.attributes["body"].as_graph()
-        number = {id(v): k for k, v in enumerate(values)}
+    def __init__(self, node: ir.Node, names: Mapping[int, str], loop: Turns) -> None:
+        """Starts with the node and, by the ids of the model's values, their names in the view."""
+        self.node, self.stem = node, f"{STEM}/{loop.place}"
+        self.body = node.attributes["body"].as_graph()
         self.handed_on = sorted(loop.handed_on, reverse=True)
-        told = {k: name for name, numbers in flat.values.items() for k in numbers}
-        self.names = {k: told[n] for k, n in number.items() if n in told}
-        inner = dict(self._made(self.body))
-        self.inner = {self.names[k]: name for k, name in inner.items() if k in self.names}
-        self.names |= inner
+        made = dict(self._made(self.body))
+        self.inner = {names[k]: name for k, name in made.items() if k in names}
+        self.names = {**names, **made}
         for k in self.handed_on:
             given = self.node.inputs[2 + k]
             self.names[id(self.body.inputs[2 + k])] = self._name(given)

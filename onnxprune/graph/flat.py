@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
@@ -108,6 +109,7 @@ def look_into(model: ir.Model, tracer: Callable[[ir.Model], Trace]) -> tuple[Fla
     """
     if not model.functions and next(iter(model.graph.subgraphs()), None) is None:
         return None, tracer(model)
+    as_it_is = cache(lambda: tracer(model))
     left: set[int] = set()
     nodes = numbered(model)[0]
     doubtful = [{k for k, n in enumerate(nodes) if n.op_type in ops} for ops in (("If",), ("Loop", "Scan"))]
@@ -123,12 +125,12 @@ def look_into(model: ir.Model, tracer: Callable[[ir.Model], Trace]) -> tuple[Fla
             continue
         unlike = {j.place for j in flat.joins if len({trace.shapes.get(name) for name in j.names}) > 1}
         if not unlike and flat.stacked:
-            real = tracer(model).shapes
+            real = as_it_is().shapes
             unlike = {k for k, names in flat.stacked.items() if any(real.get(n) != trace.shapes.get(n) for n in names)}
         if not unlike:
             return flat, trace
         left |= unlike
-    return None, tracer(model)
+    return None, as_it_is()
 
 
 class _CannotLayFlat(Exception):
@@ -582,9 +584,10 @@ class _Restorer:
         for slot, value in enumerate(new.inputs):
             was = old.inputs[slot] if slot < len(old.inputs) else None
             if value is not None and value.name in self.added and (was is None or was.name != value.name):
-                if call is None and place is None:
+                number, at = call if call is not None else (place, slot)
+                if number is None:
                     continue  # what only the view has reads it
-                node, at = (self.nodes[call[0]], call[1]) if call else (self.nodes[place or 0], slot)
+                node = self.nodes[number]
                 if at >= len(node.inputs):
                     node.resize_inputs(at + 1)
                 node.replace_input_with(at, self.added[str(value.name)])
