@@ -436,22 +436,20 @@ def exponential() -> onnx.ModelProto:
 
 def shadowing() -> onnx.ModelProto:
     """Returns a model whose If gives a value inside it the name of one outside."""
+    return _branching([helper.make_node("Neg", ["h"], ["w2"]), helper.make_node("Relu", ["w2"], ["t"])])
+
+
+def shadowing_constant() -> onnx.ModelProto:
+    """Returns a model whose If holds a constant with the name of one outside."""
+    return _branching([helper.make_node("Mul", ["h", "b1"], ["t"])], tensor("b1", 16, seed=7))
+
+
+def _branching(nodes: list[onnx.NodeProto], *constants: TensorProto) -> onnx.ModelProto:
+    """Returns the perceptron with an If in the middle, one of whose branches is made of `nodes`."""
     model = sound()
-    model.graph.node[1].CopyFrom(
-        helper.make_node(
-            "If",
-            ["true"],
-            ["r"],
-            "choose",
-            then_branch=helper.make_graph(
-                [helper.make_node("Neg", ["h"], ["w2"]), helper.make_node("Relu", ["w2"], ["t"])],
-                "t",
-                [],
-                [floats("t")],
-            ),
-            else_branch=helper.make_graph([helper.make_node("Relu", ["h"], ["e"])], "e", [], [floats("e")]),
-        )
-    )
+    then = helper.make_graph(nodes, "t", [], [floats("t")], list(constants))
+    other = helper.make_graph([helper.make_node("Relu", ["h"], ["e"])], "e", [], [floats("e")])
+    model.graph.node[1].CopyFrom(helper.make_node("If", ["true"], ["r"], "choose", then_branch=then, else_branch=other))
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "true"))
     return model
 
@@ -709,6 +707,7 @@ def _graph_cases() -> list[Case]:
         _bad(24, "output named as an input", _changed(_output_is_input), "already names"),
         _bad(24, "two initializers of one name", _changed(_same_initializer), "2 times"),
         _bad(24, "shadowed name in a subgraph", _model(shadowing), "around it"),
+        _good(24, "constant that shadows one outside", shadowing_constant),
         _bad(24, "undefined input", _changed(_undefined_input), "nowhere"),
         _bad(24, "nodes that share a name", _changed(_same_node_names), "3 times"),
         _good(24, "nodes out of order", unsorted),

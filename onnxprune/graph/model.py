@@ -16,6 +16,7 @@ from onnxprune.errors import ModelError, UsageError, quote
 from onnxprune.graph import faithful
 from onnxprune.graph.files import DataFile, DataFolder, read_model_file, regular_file
 from onnxprune.graph.guard import check_model, parse
+from onnxprune.graph.shadows import unshadow
 from onnxprune.graph.writing import check_output, save
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def _load_file(path: Path) -> Source:
     digest, size = hashlib.sha256(data).hexdigest(), len(data)
     del data
     folder = DataFolder(path)
+    unshadow(proto)
     check_model(proto, folder)
     files = _distinct(folder.known.values())
     paths = tuple(file.path for file in files)
@@ -116,6 +118,7 @@ def _load_file(path: Path) -> Source:
 def _load_message(message: onnx.ModelProto) -> Source:
     data = _bytes(message)
     proto = parse(data, "the model")  # a copy: what the caller does to the message later must not reach it
+    unshadow(proto)
     check_model(proto, None)
     return Source(_to_ir(faithful.Original(proto)), None, hashlib.sha256(data).hexdigest(), len(data))
 
