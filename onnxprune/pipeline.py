@@ -155,6 +155,7 @@ def prune(
         output=None if output is None else Path(output),
         in_place=in_place,
     )
+    study.matches = not dry_run
     found = _found(study, plan, task, dry_run=dry_run)
     if not len(found.chosen.cutting.dead_units) and options.ratio is not None and ratio != 0:
         raise NothingToPruneError(study.why_nothing())

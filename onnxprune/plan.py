@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,29 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class PlannedGroup:
-    """Units of one group that go, by their place in the group."""
+    """Units of one group that go, by their place in the group.
+
+    Where the rows of a rectangle (heads, groups of a convolution, directions of a cell) lose different ones, `cut` is
+    what the first row loses, and `rows` what each does.
+    """
 
     name: str
     units: int
     cut: tuple[int, ...]
+    rows: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class KeptLists:
+    """What stays along an axis where that is not the same everywhere.
+
+    Attributes:
+        along: the axes before it that tell.
+        lists: the kept indices, a list for each combination of indices that are kept along these, in order.
+    """
+
+    along: tuple[int, ...]
+    lists: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,7 @@ class PlannedTensor:
     node: int
     slot: int
     shape: tuple[int, ...]
-    kept: dict[str, tuple[int, ...]]
+    kept: dict[str, tuple[int, ...] | KeptLists]
 
 
 @dataclass(frozen=True)
@@ -100,15 +119,16 @@ class Plan:
                 approximate=bool(raw["approximate"]),
                 frozen=tuple(int(n) for n in raw["frozen"]),
                 groups=tuple(
-                    PlannedGroup(str(g["name"]), int(g["units"]), tuple(map(int, g["cut"]))) for g in raw["groups"]
+                    PlannedGroup(str(g["name"]), int(g["units"]), _indices(g["cut"]), _lists(g.get("rows", ())))
+                    for g in raw["groups"]
                 ),
                 tensors=tuple(
                     PlannedTensor(
                         str(t["name"]),
                         int(t["node"]),
                         int(t["slot"]),
-                        tuple(map(int, t["shape"])),
-                        {str(k): tuple(map(int, v)) for k, v in t["kept"].items()},
+                        _indices(t["shape"]),
+                        {str(axis): _kept(v) for axis, v in t["kept"].items()},
                     )
                     for t in raw["tensors"]
                 ),
@@ -116,6 +136,18 @@ class Plan:
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise _unreadable(name, error) from error
+
+
+def _indices(values: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(map(int, values))
+
+
+def _lists(values: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(_indices, values))
+
+
+def _kept(value: Any) -> tuple[int, ...] | KeptLists:
+    return KeptLists(_indices(value["along"]), _lists(value["lists"])) if isinstance(value, dict) else _indices(value)
 
 
 def _unreadable(name: str | os.PathLike[str], error: Exception) -> DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,20 @@ import numpy as np
 from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.labels import Array, Reason
+from onnxprune.engine.rows import find_rows, lost, rearranged
 from onnxprune.engine.sizes import Rewrite, rewrite_sizes
 from onnxprune.engine.units import Units, find_units
 from onnxprune.errors import DataError
-from onnxprune.plan import Plan, PlannedGroup, PlannedTensor
+from onnxprune.plan import KeptLists, Plan, PlannedGroup, PlannedTensor
 
 ROUNDS = 20
 
 
 def decide(
-    coupling: Coupling, choose: Callable[[Units], Array], units: Units | None = None
+    coupling: Coupling,
+    choose: Callable[[Units], Array],
+    units: Units | None = None,
+    find: Callable[[Coupling], Units] = find_units,
 ) -> tuple[Cutting, Rewrite, tuple[int, ...]]:
     """Returns a cut whose sizes can be written, its edits, and the nodes whose labels had to be frozen for that.
 
@@ -28,11 +33,12 @@ def decide(
         coupling: the coupled model; labels are frozen in it where sizes cannot follow.
         choose: returns the units to cut.
         units: the units of the coupling, where they are known.
+        find: returns the units of a coupling.
     """
     stuck: list[int] = []
     failures: Counter[int] = Counter()
     for _ in range(ROUNDS):
-        units = units or find_units(coupling)
+        units = units or find(coupling)
         cutting = Cutting(units, choose(units))
         rewrite = rewrite_sizes(cutting)
         if not rewrite.failed:
@@ -43,7 +49,7 @@ def decide(
                 freeze_node(coupling, node, why)
                 stuck.append(node)
         units = None
-    nothing = Cutting(find_units(coupling), np.zeros(0, np.int64))
+    nothing = Cutting(find(coupling), np.zeros(0, np.int64))
     return nothing, rewrite_sizes(nothing), tuple(stuck)
 
 
@@ -89,22 +95,27 @@ def freeze_node(coupling: Coupling, index: int, why: str) -> None:
 
 def make_plan(cutting: Cutting, stuck: Sequence[int], sha256: str, approximate: bool, options: dict[str, Any]) -> Plan:
     """Returns the plan of a cut."""
-    groups = tuple(
+    groups = [
         PlannedGroup(g.name, len(g), tuple(np.flatnonzero(cutting.dead[g.units]).tolist()))
         for g in cutting.units.groups
-    )
-    return Plan(sha256, approximate, tuple(stuck), groups, _tensors(cutting), options)
+    ]
+    for rows in cutting.units.rows:
+        own = [tuple(row) for row in lost(rows, cutting.living).tolist()]
+        apart = tuple(own) if any(row != own[0] for row in own) else ()
+        groups[rows.group] = replace(groups[rows.group], cut=own[0], rows=apart)
+    return Plan(sha256, approximate, tuple(stuck), tuple(groups), _tensors(cutting), options)
 
 
 def _tensors(cutting: Cutting) -> tuple[PlannedTensor, ...]:
     found = []
     for use in cutting.coupling.uses:
         if cutting.touches(use):
-            kept = {
-                str(axis): tuple(keep.tolist())
-                for axis, keep in enumerate(cutting.kept_of(use))
-                if len(keep) < use.shape[axis]
-            }
+            kept: dict[str, tuple[int, ...] | KeptLists] = {}
+            for axis, count in enumerate(use.shape):
+                along, lists = cutting.kept_of(use, axis)
+                told = tuple(tuple(positions.tolist()) for positions in lists)
+                if len(told[0]) < count:
+                    kept[str(axis)] = KeptLists(along, told) if along else told[0]
             found.append(PlannedTensor(use.name, use.node, use.slot, use.shape, kept))
     return tuple(found)
 
@@ -129,6 +140,7 @@ def replay(coupling: Coupling, plan: Plan, sha256: str) -> tuple[Cutting, Rewrit
         raise DataError("the plan's groups are not those of the model; make the plan anew with this version")
     if any(len(g.cut) >= max(g.units, 1) or not all(0 <= k < g.units for k in g.cut) for g in plan.groups if g.cut):
         raise DataError("the plan cuts units that are not there, or all of a group; make the plan anew")
+    units = _as_planned(units, plan)
     places = [np.array(g.cut, np.int64) for g in plan.groups]
     dead = np.concatenate([np.zeros(0, np.int64), *(g.units[p] for g, p in zip(units.groups, places, strict=True))])
     cutting = Cutting(units, np.unique(dead))
@@ -136,3 +148,27 @@ def replay(coupling: Coupling, plan: Plan, sha256: str) -> tuple[Cutting, Rewrit
     if rewrite.failed or _tensors(cutting) != plan.tensors:
         raise DataError("the plan's kept indices don't fit its groups; make the plan anew with this version")
     return cutting, rewrite, plan.frozen
+
+
+def _as_planned(units: Units, plan: Plan) -> Units:
+    """Returns the units put together as a plan has them: what goes of each row in the order it is told in.
+
+    Raises:
+        DataError: the rows of the plan are not those of the model.
+    """
+    planned = {g: group for g, group in enumerate(plan.groups) if group.rows}
+    found = [rows for rows in find_rows(units) if rows.group in planned] if planned else []
+    orders = []
+    for rows in found:
+        group, (n, count) = planned[rows.group], rows.slots.shape
+        order = np.empty((n, count), np.int64)
+        kept = np.setdiff1d(np.arange(n), group.cut)
+        if len(group.rows) != count or any(len(set(row) & set(range(n))) != len(group.cut) for row in group.rows):
+            break
+        for k, row in enumerate(group.rows):
+            order[list(group.cut), k] = row
+            order[kept, k] = np.setdiff1d(np.arange(n), row)
+        orders.append(order)
+    if len(orders) < len(planned):
+        raise DataError("the plan's rows are not those of the model; make the plan anew with this version")
+    return rearranged(units, found, orders)

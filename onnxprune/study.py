@@ -16,7 +16,7 @@ from onnxprune.allocation.choosing import Ground, why_nothing
 from onnxprune.allocation.counts import least_important
 from onnxprune.allocation.knapsack import Counts
 from onnxprune.allocation.mending import Chosen, mend
-from onnxprune.allocation.sensitivity import Sensitivity, divided, measure
+from onnxprune.allocation.sensitivity import Sensitivity, divided, first_samples, measure
 from onnxprune.allocation.weighing import Scales
 from onnxprune.calibration import Calibration, mixtures
 from onnxprune.clock import Clock
@@ -25,6 +25,7 @@ from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cut import cut
 from onnxprune.engine.frontier import Feed, Spool
 from onnxprune.engine.labels import Array
+from onnxprune.engine.rows import find_rows
 from onnxprune.engine.units import Units, find_units
 from onnxprune.graph.inputs import specs
 from onnxprune.graph.model import Source
@@ -33,12 +34,15 @@ from onnxprune.latency.timetable import open_timetable
 from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, freeze_node, make_plan
+from onnxprune.refit.gathering import Drawing
+from onnxprune.refit.matching import matched
 from onnxprune.reports import history
 from onnxprune.reports.report import Count, Interval, LatencyChange
 
 __all__ = ["Cut", "Study"]
 
 TURNS, SECONDS = 300, 10.0  # of timing the result in turns with the original
+SAMPLES = 512  # that tell which slots of rows go together, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +77,7 @@ class Study:
         stuck: nodes whose labels were frozen since their sizes cannot follow.
         used_data: the calibration data, if anything has asked for them.
         repeats: several cuts are to be mended, so that what does not depend on the cut is kept.
+        matches: data may tell which rows of a rectangle lose which slots; not needed where only counts are asked for.
         mixed: weights were refitted on mixtures of the calibration data, too.
     """
 
@@ -88,6 +93,7 @@ class Study:
     stuck: tuple[int, ...] = ()
     used_data: Calibration | None = None
     repeats: bool = False
+    matches: bool = True
     mixed: bool = False
     _grounds: dict[tuple[tuple[str, int], ...], Ground] = field(default_factory=dict)
     _units: Units | None = None
@@ -214,8 +220,26 @@ class Study:
     def current(self) -> Ground:
         """What is known of the units as they stand."""
         if self._units is None:
-            self._units = find_units(self.coupling)
+            self._units = self._found(self.coupling)
         return self.ground(self._units)
+
+    def _found(self, coupling: Coupling) -> Units:
+        """Returns the units of the model, put together by what data tell where they may be."""
+        units = find_units(coupling)
+        rows = find_rows(units) if self.matches and self.options.chooses_by_loss else ()
+        if not rows:
+            return units
+        batches = self.fit if self.options.ratio is None else self.everything
+        with self.clock.stage("match"):
+            return matched(
+                units,
+                rows,
+                first_samples(units, batches, SAMPLES),
+                self.providers,
+                Drawing(self.options.seed, self.jobs),
+                made_up=self.data.synthetic,
+                progress=self.clock.counter("match"),
+            )
 
     def freeze(self, nodes: Sequence[int]) -> None:
         """Freezes the labels of nodes that an earlier run found unable to follow a cut."""
@@ -255,7 +279,7 @@ class Study:
             ground = self.ground(units)
             return least_important(units, ground.scores, counts(ground))
 
-        cutting, rewrite, stuck = decide(self.coupling, choose, self._units)
+        cutting, rewrite, stuck = decide(self.coupling, choose, self._units, self._found)
         self.stuck += stuck
         self._units = cutting.units
         return Chosen(cutting, rewrite, self.stuck)

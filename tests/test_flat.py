@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -14,18 +16,17 @@ from onnxprune.graph.flat import look_into
 from onnxprune.graph.trace import trace
 from onnxprune.testing import check_model
 
-RNG = np.random.default_rng(0)
 
-
-def model(text: str, *functions: str, opset: int = 18) -> onnx.ModelProto:
+def model(text: str, *functions: str, opset: int = 18, seed: int = 0) -> onnx.ModelProto:
     """Returns a model whose constants `NAME: shape` behind `weights` are random; `text` is onnx's own language."""
+    rng = np.random.default_rng([seed, crc32(text.encode())])
     head, _, weights = text.partition("weights")
     local = ', "local": 1' if functions else ""
     made = parser.parse_model(f'<ir_version: 10, opset_import: ["": {opset}{local}]>\n{head}' + "\n".join(functions))
     for line in weights.split():
         name, _, shape = line.partition(":")
         size = [int(n) for n in shape.split(",")]
-        content = (RNG.normal(size=size) / size[0] ** 0.5).astype(np.float32)
+        content = (rng.normal(size=size) / size[0] ** 0.5).astype(np.float32)
         made.graph.initializer.append(onnx.numpy_helper.from_array(content, name))
     onnx.checker.check_model(made)
     return made

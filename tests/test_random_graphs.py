@@ -39,8 +39,8 @@ def units(model: onnx.ModelProto) -> list[frozenset[Slot]]:
                 (use.name, axis, i)
                 for use in coupling.uses
                 if use.name.startswith("w")
-                for axis, keep in enumerate(cutting.kept_of(use))
-                for i in set(range(use.shape[axis])) - set(keep.tolist())
+                for axis, count in enumerate(use.shape)
+                for i in set(range(count)).difference(*(keep.tolist() for keep in cutting.kept_of(use, axis)[1]))
             )
         )
     return [s for s in sets if s]

@@ -148,17 +148,18 @@ def test_the_first_turn_alone_does_not_tell() -> None:
 
 
 def test_a_loop_beside_quantized_weights(tmp_path: Path) -> None:
-    onnx.save(model(HANDED_ON), tmp_path / "dense.onnx")
-    quantize_dynamic(tmp_path / "dense.onnx", tmp_path / "quantized.onnx", weight_type=QuantType.QInt8)
-    made = onnx.load(tmp_path / "quantized.onnx")
-    assert "MatMulInteger" in {node.op_type for node in made.graph.node}
     x = np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)
-    (dense,) = ort.InferenceSession(made.SerializeToString()).run(None, {"x": x})
-    errors = {}
-    for compensate in ("none", "lstsq"):
-        result = onnxprune.prune(made, ratio=0.4, criterion="obs", compensate=compensate, calibration={"x": x})
-        pruned = ort.InferenceSession(ir.to_proto(result.model).SerializeToString())
-        errors[compensate] = float(((pruned.run(None, {"x": x})[0] - dense) ** 2).sum() / (dense**2).sum())
+    errors = {"none": 0.0, "lstsq": 0.0}  # of few units a refit can save little; of several networks it has to
+    for seed in range(5):
+        onnx.save(model(HANDED_ON, seed=seed), tmp_path / "dense.onnx")
+        quantize_dynamic(tmp_path / "dense.onnx", tmp_path / "quantized.onnx", weight_type=QuantType.QInt8)
+        made = onnx.load(tmp_path / "quantized.onnx")
+        assert "MatMulInteger" in {node.op_type for node in made.graph.node}
+        (dense,) = ort.InferenceSession(made.SerializeToString()).run(None, {"x": x})
+        for compensate in errors:
+            result = onnxprune.prune(made, ratio=0.4, criterion="obs", compensate=compensate, calibration={"x": x})
+            pruned = ort.InferenceSession(ir.to_proto(result.model).SerializeToString())
+            errors[compensate] += float(((pruned.run(None, {"x": x})[0] - dense) ** 2).sum() / (dense**2).sum())
     assert errors["lstsq"] < 0.5 * errors["none"]
 
 

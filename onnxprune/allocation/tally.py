@@ -19,6 +19,7 @@ from onnxprune.engine import cost
 from onnxprune.engine.coupling import Use
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.labels import Array
+from onnxprune.engine.tensors import spans
 from onnxprune.engine.units import Units
 from onnxprune.graph.constants import constants
 from onnxprune.ops import Node, Unsupported, lookup
@@ -184,9 +185,12 @@ class _Forms:
         key = (id(a), axis)
         if key not in self._known:
             rows = np.moveaxis(self.units.of_label[a], axis, 0).reshape(a.shape[axis], -1)
+            along, across = np.sort(rows, axis=0), np.sort(rows, axis=1)
             if (rows == rows[:, :1]).all():
                 self._known[key] = rows[:, 0]
-            elif (rows == rows[:1]).all():
+            elif spans(a)[-1] == axis and (along == along[:, :1]).all():  # every row may lose other positions
+                self._known[key] = along[:, 0]
+            elif (across == across[:1]).all():
                 self._known[key] = None
             else:
                 raise _Irregular

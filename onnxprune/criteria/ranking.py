@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from onnxprune.criteria import CRITERIA, OnInputs, OnOutputs, OnWeights
 from onnxprune.criteria.ablation import rank_by_outputs
 from onnxprune.criteria.activations import rank_by_inputs
@@ -19,9 +21,15 @@ MOST_NAMES = 5
 
 
 def rank_by_weights(units: Units, name: str | None, seed: int, jobs: int = 1) -> tuple[Scores, ...]:
-    """Returns the importance of each group's units; by l1 for criteria that have to see data first."""
+    """Returns the importance of each group's units; by l1 for criteria that have to see data first.
+
+    Units that were put together anew stand in the order in which they had better go.
+    """
     criterion = CRITERIA.get(name or "")
-    return score(units, criterion if isinstance(criterion, OnWeights) else OnWeights(l1), seed, jobs)
+    found = list(score(units, criterion if isinstance(criterion, OnWeights) else OnWeights(l1), seed, jobs))
+    for rows in units.rows:
+        found[rows.group] = np.arange(len(rows.slots), dtype=np.float64)
+    return tuple(found)
 
 
 def rank_by_data(

@@ -48,11 +48,14 @@ class Cutting:
         return self.living[labels]
 
     def kept(self, t: Tensor, axis: int) -> Array:
-        """Returns the positions of `axis` that stay."""
+        """Returns the positions of `axis` that stay; of rows that lose other ones each, those of the first."""
         a = t.on(axis)
         if a is None:
             return np.arange(t.shape[axis])
-        return np.flatnonzero(self.alive(a).any(axis=tuple(k for k in range(a.ndim) if k != axis)))
+        alive = np.moveaxis(self.alive(a), axis, -1).reshape(-1, t.shape[axis])
+        if spans(a)[-1:] == (axis,):
+            alive = alive[alive.any(axis=1).argmax()][None]
+        return np.flatnonzero(alive.any(axis=0))
 
     def is_cut(self, t: Tensor, axis: int) -> bool:
         """Returns whether `axis` loses positions."""
@@ -70,23 +73,37 @@ class Cutting:
 
     def mask(self, use: Use) -> Bools:
         """Returns which elements of a constant live where one node reads it."""
+        return np.broadcast_to(self._mask(use), use.shape)
+
+    def _mask(self, use: Use) -> Bools:
+        """Returns the same, as long as 1 along axes that no label stands on."""
         mask = np.ones((1,) * len(use.shape), bool)
         for a in use.arrays:
             mask = mask & self.alive(a)
-        return np.broadcast_to(mask, use.shape)
+        return mask
 
     def touches(self, use: Use) -> bool:
         """Returns whether a use loses anything."""
         return not all(self.alive(a).all() for a in use.arrays)
 
-    def kept_of(self, use: Use) -> tuple[Array, ...]:
-        """Returns for each axis of a use the positions that stay in some row."""
+    def kept_of(self, use: Use, axis: int) -> tuple[tuple[int, ...], list[Array]]:
+        """Returns the positions that stay along an axis of a use, and the axes before it that tell which.
+
+        There is one list, if no axis tells, else one for each combination of positions that stay along these.
+        """
         straight = self._straight(use)
         if straight is not None:
-            return tuple(np.flatnonzero(keep) for keep in straight)
-        mask = self.mask(use)
-        rank = range(mask.ndim)
-        return tuple(np.flatnonzero(mask.any(axis=tuple(k for k in rank if k != axis))) for axis in rank)
+            return (), [np.flatnonzero(straight[axis])]
+        mask = self._mask(use).any(axis=tuple(range(axis + 1, len(use.shape))))
+        lines = np.broadcast_to(mask, (*mask.shape[:axis], use.shape[axis]))
+        living = np.asarray(lines.any(axis=-1))
+        first = lines[np.unravel_index(living.argmax(), living.shape)] if axis else lines
+        if not np.any((lines != first).any(axis=-1) & living):
+            return (), [np.flatnonzero(first)]
+        along = tuple(k for k in range(axis) if lines.shape[k] > 1 and _varies(lines, living, k))
+        others = tuple(k for k in range(axis) if k not in along)
+        rows = lines.any(axis=others).reshape(-1, use.shape[axis])
+        return along, [np.flatnonzero(row) for row in rows if row.any()]
 
     def shape_of(self, use: Use) -> tuple[int, ...]:
         """Returns the shape of what stays of a constant where one node reads it: rows of equal length."""
@@ -128,3 +145,11 @@ class Cutting:
             for axis, keep in cut:
                 part = part.compress(keep if axis else keep[rows], axis)
             yield part
+
+
+def _varies(lines: Bools, living: Bools, axis: int) -> bool:
+    """Returns whether living lines are not all alike along an axis."""
+    one = np.moveaxis(lines, axis, 0)
+    alive = np.moveaxis(living, axis, 0)
+    first = np.take_along_axis(one, alive.argmax(axis=0)[None, ..., None], 0)
+    return bool(((one != first).any(axis=-1) & alive).any())

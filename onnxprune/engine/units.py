@@ -41,6 +41,19 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """A group whose units take one slot of every row of a rectangle each, and may take any.
+
+    Attributes:
+        group: its number.
+        slots: (units, rows) the labels that are the slots, as roots.
+    """
+
+    group: int
+    slots: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Units:
     """All removable units of a model.
 
@@ -49,6 +62,7 @@ class Units:
         groups: units by the places they appear in.
         families: sets of units of which at least one must stay.
         reasons: for each label the number of the reason why it is frozen, or -1.
+        rows: the groups whose units were put together anew, as they stood before (engine/rows.py).
     """
 
     coupling: Coupling
@@ -56,6 +70,7 @@ class Units:
     groups: tuple[Group, ...]
     families: tuple[Array, ...]
     reasons: Array
+    rows: tuple[Rows, ...] = ()
 
     @cached_property
     def count(self) -> int:
@@ -98,8 +113,8 @@ def find_units(coupling: Coupling) -> Units:
     """Returns the units and groups of a coupled model."""
     labels = coupling.labels
     reasons = coupling.settled()
-    products = _distinct_rectangles(labels, labels.rectangles, reasons)
-    balances = _distinct_rectangles(labels, labels.balances, reasons)
+    products = distinct_rectangles(labels, labels.rectangles, reasons)
+    balances = distinct_rectangles(labels, labels.balances, reasons)
     component = _components(labels, [*products, *balances], reasons)
     weight = _weights(coupling)
     produced = np.zeros(len(labels.classes), bool)
@@ -118,7 +133,7 @@ def find_units(coupling: Coupling) -> Units:
     return _assemble(coupling, final, produced, reasons)
 
 
-def _distinct_rectangles(labels: Labels, rectangles: Sequence[Array], reasons: Array) -> list[Array]:
+def distinct_rectangles(labels: Labels, rectangles: Sequence[Array], reasons: Array) -> list[Array]:
     """Returns each rectangle with anything free in it once, however it is turned, as roots without repeated rows."""
     found: dict[bytes, Array] = {}
     each = (labels.find(a).reshape([n for n in a.shape if n > 1]) for a in {id(a): a for a in rectangles}.values())
@@ -321,4 +336,4 @@ def _families(coupling: Coupling, of_label: Array, groups: list[Group], count: i
     return tuple(sets[k] for k in sorted(sets))
 
 
-__all__ = ["Group", "Member", "Units", "distinct", "find_units"]
+__all__ = ["Group", "Member", "Rows", "Units", "distinct", "distinct_rectangles", "find_units"]

@@ -34,11 +34,15 @@ STATE_ACTIVATIONS = {"LSTM": (1, 2), "GRU": (1,), "RNN": (0,)}
 
 @cells.coupling
 def couple_cells(op: Site) -> list[Tensor]:
-    """Hidden unit h, of both directions at once, labels its rows of W, R and B in every gate, and R's columns."""
-    gates, hidden = GATES[op.op], op.shape(2)[2]
+    """Hidden unit h of a direction labels its rows of W, R and B in every gate, and R's columns."""
+    gates, (directions, _, hidden) = GATES[op.op], op.shape(2)
     if hidden == 1:
         raise Unsupported("a single hidden unit")
-    unit = _units(op, hidden, gates)
+    unit = _units(op, directions, hidden, gates)
+    if directions > 1:
+        both = op.labels.fresh(directions, 1)
+        op.derive(both, unit)
+        op.freeze(both, "a recurrent cell keeps both directions")
     rows = np.tile(unit, (1, gates))
     time, batch = (1, 0) if op.attr("layout", 0) else (0, 1)
     x = op.tie(op[0], time, batch, why="a recurrent cell runs over it")
@@ -58,9 +62,9 @@ def couple_cells(op: Site) -> list[Tensor]:
     return _outputs(op, unit, silent)
 
 
-def _units(op: Site, hidden: int, gates: int) -> Array:
-    """Returns new labels of hidden units (1, hidden), which biases and peepholes have too."""
-    unit = op.labels.fresh(1, hidden)
+def _units(op: Site, directions: int, hidden: int, gates: int) -> Array:
+    """Returns new labels of hidden units (directions, hidden), which biases and peepholes have too."""
+    unit = op.labels.fresh(directions, hidden)
     op.remember(unit)
     op.produce(unit)
     op.contracted += [unit, *op[0].arrays]
@@ -115,7 +119,7 @@ def couple_dynamic_cell(op: Site) -> list[Tensor]:
     hidden = op.shape(2)[1]
     if hidden == 1 or not _stays_zero(op):
         raise Unsupported("its states are quantized by a range that cut units would count for")
-    unit = _units(op, hidden, GATES["LSTM"])
+    unit = _units(op, 1, hidden, GATES["LSTM"])  # pairs of neighbours are those of both directions at once
     rows = np.tile(unit, (1, GATES["LSTM"]))
     x = op.tie(in_range(op, op[0]), 0, 1, why="a recurrent cell runs over it")
     features = [a.ravel() for a in x.arrays if a.shape[2] > 1]

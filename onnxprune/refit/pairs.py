@@ -81,12 +81,14 @@ class Products:
 
     def problems(self, pair: Pair, own: Array) -> list[Problem]:
         """Returns what each head's scores lose with the units `own`."""
-        found = []
-        for units, a, c in zip(pair.units, self.queries, self.keys, strict=True):
-            values, vectors = np.linalg.eigh(a)
-            root = (vectors * np.sqrt(np.maximum(values, 0))).T
-            found.append(Problem.of(c.copy(), root @ c, features_of(units, own), float(np.sum(a * c))))
-        return found
+        return [self.problem(k, features_of(units, own)) for k, units in enumerate(pair.units)]
+
+    def problem(self, head: int, features: Array) -> Problem:
+        """Returns what a head's scores lose with dims, (units, k) of them in each unit."""
+        a, c = self.queries[head], self.keys[head]
+        values, vectors = np.linalg.eigh(a)
+        root = (vectors * np.sqrt(np.maximum(values, 0))).T
+        return Problem.of(c.copy(), root @ c, features, float(np.sum(a * c)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ import numpy as np
 from onnxprune.errors import DataError, ModelError, quote
 from onnxprune.graph.files import read_model_file
 from onnxprune.graph.guard import parse
-from onnxprune.plan import Plan
+from onnxprune.plan import KeptLists, Plan
 from onnxprune.reports.records import Record
 from onnxprune.reports.report import Count
 
@@ -156,9 +156,18 @@ def _packed(plan: Plan) -> dict[str, Any]:
         text = base64.b64encode(np.packbits(bits, bitorder="little").tobytes()).decode("ascii")
         return masks.setdefault(text, len(masks))
 
-    groups = [{**vars(group), "cut": mask(group.cut, group.units)} for group in plan.groups]
+    def masked(kept: tuple[int, ...] | KeptLists, count: int) -> Any:
+        if isinstance(kept, KeptLists):
+            return {"along": kept.along, "lists": [mask(each, count) for each in kept.lists]}
+        return mask(kept, count)
+
+    groups = []
+    for group in plan.groups:
+        groups.append({"name": group.name, "units": group.units, "cut": mask(group.cut, group.units)})
+        if group.rows:
+            groups[-1]["rows"] = [mask(row, group.units) for row in group.rows]
     tensors = [
-        {**vars(tensor), "kept": {axis: mask(kept, tensor.shape[int(axis)]) for axis, kept in tensor.kept.items()}}
+        {**vars(tensor), "kept": {axis: masked(kept, tensor.shape[int(axis)]) for axis, kept in tensor.kept.items()}}
         for tensor in plan.tensors
     ]
     return {**plan.to_dict(), "groups": groups, "tensors": tensors, "masks": list(masks)}
@@ -269,9 +278,21 @@ def _unpacked(plan: Mapping[str, Any]) -> dict[str, Any]:
         found: list[int] = np.flatnonzero(np.unpackbits(masks[number], count=count, bitorder="little")).tolist()
         return found
 
-    groups = [{**group, "cut": indices(group["cut"], group["units"])} for group in plan["groups"]]
+    def kept(told: Any, count: int) -> Any:
+        if isinstance(told, dict):
+            return {**told, "lists": [indices(number, count) for number in told["lists"]]}
+        return indices(told, count)
+
+    groups = [
+        {
+            **group,
+            "cut": indices(group["cut"], group["units"]),
+            "rows": [indices(number, group["units"]) for number in group.get("rows", ())],
+        }
+        for group in plan["groups"]
+    ]
     tensors = [
-        {**each, "kept": {axis: indices(mask, each["shape"][int(axis)]) for axis, mask in each["kept"].items()}}
+        {**each, "kept": {axis: kept(told, each["shape"][int(axis)]) for axis, told in each["kept"].items()}}
         for each in plan["tensors"]
     ]
     return {**{key: value for key, value in plan.items() if key != "masks"}, "groups": groups, "tensors": tensors}

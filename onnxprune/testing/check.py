@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,9 @@ from onnxprune.engine.coupling import couple
 from onnxprune.engine.cut import cut, masked
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.labels import Array
+from onnxprune.engine.rows import find_rows, rearranged
 from onnxprune.engine.sizes import rewrite_sizes
-from onnxprune.engine.units import Units, find_units
+from onnxprune.engine.units import Rows, Units, find_units
 from onnxprune.graph.flat import look_into
 from onnxprune.graph.trace import trace
 from onnxprune.testing.cases import Case, Consumer, build, feeds, run
@@ -55,7 +57,8 @@ def check_model(model: onnx.ModelProto, seed: int = 0, halves: int = 2, case: Ca
     Args:
         model: a small one, with a dynamic size.
         seed: of the data and of the choice of units.
-        halves: how many times about half of every group is cut, chosen anew; single units are cut one by one.
+        halves: how many times about half of every group is cut, chosen anew, and once more with units put together of
+            any slots where their rows are free; single units are cut one by one.
         case: where the ranges of integer inputs stand.
     """
     graph = ir.from_proto(model)
@@ -68,15 +71,18 @@ def check_model(model: onnx.ModelProto, seed: int = 0, halves: int = 2, case: Ca
     checked = _passes_checker(model)
     wrong: list[str] = []
     stuck: set[str] = set()
-    trials = [("half", _half(units, rng)) for _ in range(halves)]
+    trials = [("half", units, _half(units, rng)) for _ in range(halves)]
     able = [int(u) for g in units.groups if len(g) > 1 for u in g.units]
-    trials += [(f"unit {u}", np.array([u])) for u in rng.permutation(able)[:SINGLE_UNITS]]
+    trials += [(f"unit {u}", units, np.array([u])) for u in rng.permutation(able)[:SINGLE_UNITS]]
+    if rows := find_rows(units):
+        mixed = (_mixed(units, rows, rng) for _ in range(halves))
+        trials += [("half, rows apart,", each, _half(each, rng)) for each in mixed]
     count = 0
-    for what, dead in trials:
-        dead = _leave_families(units, dead)
+    for what, chosen, dead in trials:
+        dead = _leave_families(chosen, dead)
         if not dead.size:
             continue
-        cutting = Cutting(units, dead)
+        cutting = Cutting(chosen, dead)
         rewrite = rewrite_sizes(cutting)
         if rewrite.failed:
             stuck |= {f"{coupling.nodes[k].op_type}: {why}" for k, why in rewrite.failed.items()}
@@ -88,6 +94,11 @@ def check_model(model: onnx.ModelProto, seed: int = 0, halves: int = 2, case: Ca
     return Outcome(
         tuple(sorted(len(g) for g in units.groups)), count, tuple(wrong), tuple(sorted(stuck)), tuple(reasons)
     )
+
+
+def _mixed(units: Units, rows: Sequence[Rows], rng: np.random.Generator) -> Units:
+    """Returns the units put together of other slots of their rows, at random."""
+    return rearranged(units, rows, [rng.permuted(np.indices(each.slots.shape)[0], axis=0) for each in rows])
 
 
 def _half(units: Units, rng: np.random.Generator) -> Array:
@@ -111,8 +122,8 @@ def _describe(cutting: Cutting) -> str:
     """Returns which indices of which constants a cut takes."""
     parts = []
     for use in cutting.coupling.uses:
-        for axis, keep in enumerate(cutting.kept_of(use)):
-            gone = sorted(set(range(use.shape[axis])) - set(keep.tolist()))
+        for axis, count in enumerate(use.shape):
+            gone = sorted(set(range(count)).difference(*(keep.tolist() for keep in cutting.kept_of(use, axis)[1])))
             if gone:
                 parts.append(f"{use.name}[{axis}]-{gone if len(gone) <= 8 else f'{len(gone)} of {use.shape[axis]}'}")
     return " ".join(parts)
