@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune.criteria.ranking import rank_by_weights
 from onnxprune.engine.coupling import couple
 from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.rows import find_rows, lost, rearranged
@@ -145,6 +146,16 @@ def test_what_goes_of_each_row_is_what_the_order_says() -> None:
     assert cutting.kept_of(w, 1)[1][0].tolist() == [2, 3, 4, 6, 9, 11]
     h = units.coupling.tensors["h"]
     assert [len(cutting.kept(h, axis)) for axis in range(4)] == [2, 5, HEADS, 2]
+
+
+def test_units_put_together_anew_keep_their_order() -> None:
+    units = units_of(network([helper.make_node("Relu", ["h"], ["z"])], HEADS * DIMS, {}))
+    rows = find_rows(units)
+    mixed = rearranged(units, rows, [np.array([[3, 1, 0], [2, 2, 3], [0, 3, 1], [1, 0, 2]])])
+    (plain,), (kept,) = rank_by_weights(units, "l1", 0), rank_by_weights(mixed, "l1", 0)
+    assert not np.array_equal(np.argsort(plain), np.arange(DIMS))
+    assert (np.diff(kept) >= 0).all()
+    assert kept.sum() == pytest.approx(plain.sum())
 
 
 def test_a_cell_tells_what_stays_in_each_direction(tmp_path: Path) -> None:

@@ -23,12 +23,12 @@ MOST_NAMES = 5
 def rank_by_weights(units: Units, name: str | None, seed: int, jobs: int = 1) -> tuple[Scores, ...]:
     """Returns the importance of each group's units; by l1 for criteria that have to see data first.
 
-    Units that were put together anew stand in the order in which they had better go.
+    Units that were put together anew stand in the order in which they had better go: they keep it.
     """
     criterion = CRITERIA.get(name or "")
     found = list(score(units, criterion if isinstance(criterion, OnWeights) else OnWeights(l1), seed, jobs))
     for rows in units.rows:
-        found[rows.group] = np.arange(len(rows.slots), dtype=np.float64)
+        found[rows.group] = np.sort(found[rows.group])
     return tuple(found)
 
 
