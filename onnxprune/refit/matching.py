@@ -8,7 +8,7 @@ weights say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -65,12 +65,13 @@ def matched(
             coupling = realigned(coupling, feeds, providers, spool)
         with np.errstate(all="ignore"):  # weights that are no numbers tell nothing
             walk = _Walk(replace(apart, coupling=coupling), rows, drawing)
-            losses = walk.run(Frontier(coupling, feeds, providers, spool, walk.lasting), progress)
-            told = zip(losses, scores, walk.told, rows, strict=True)
-            orders = [order(found, score.reshape(each.slots.shape), able) for found, score, able, each in told]
+            orders = {
+                g: order(losses, scores[g].reshape(rows[g].slots.shape), walk.told[g])
+                for g, losses in walk.run(Frontier(coupling, feeds, providers, spool, walk.lasting), progress)
+            }
     finally:
         spool.close()
-    return rearranged(units, rows, orders)
+    return rearranged(units, rows, [orders[g] for g in range(len(rows))])
 
 
 def order(losses: Sequence[Loss], scores: Scores, told: Bools) -> Array:
@@ -166,6 +167,7 @@ class _Walk:
         firsts = np.cumsum([0, *counts])
         numbers = (np.tile(np.arange(count), len(each.slots)) for count, each in zip(counts, rows, strict=True))
         self.row_of = np.concatenate([*map(np.add, numbers, firsts), [-1]])  # of each slot, through all groups
+        self.group_of = apart.group_of
         layers = [x for x in find_layers(apart.coupling, direct=True) if x.labels.shape[1] <= MOST_FEATURES]
         found: list[Layer | Pair] = [*layers, *pairs.find_pairs(apart)]
         readers = [_Reader(of, apart) for of in found]
@@ -175,27 +177,32 @@ class _Walk:
         self.known, self.readers = known, sorted(wanted, key=lambda reader: (reader.at, reader.index))
         self.lasting = [(name, reader.at) for reader in self.readers for name in reader.lasting]
 
-    def run(self, dense: Frontier, progress: Callable[[int, int], None] | None) -> list[list[Loss]]:
-        """Returns what is lost with the slots of each group."""
-        losses: list[list[Loss]] = [[] for _ in self.told]
+    def run(self, dense: Frontier, progress: Callable[[int, int], None] | None) -> Iterator[tuple[int, list[Loss]]]:
+        """Yields each group with what is lost with its slots, as soon as all that read them have been looked at."""
+        read = [np.unique(self.group_of[x.slots[self.known[self.row_of[x.slots]]]]).tolist() for x in self.readers]
+        last = {g: k for k, groups in enumerate(read) for g in groups}
+        losses: dict[int, list[Loss]] = {g: [] for g in range(len(self.told))}
         with quiet([reader.of for reader in self.readers if isinstance(reader.of, Layer)]):
+            yield from ((g, losses.pop(g)) for g in range(len(self.told)) if g not in last)
             for done, reader in enumerate(self.readers):
                 if progress is not None:
                     progress(done, len(self.readers))
                 dense.advance(reader.at)
-                self._gather(reader, dense, losses)
-        return losses
+                problem = reader.seen(dense, self.drawing)
+                for g in read[done]:
+                    losses[g] += self._lost(reader, problem, g)
+                del problem
+                yield from ((g, losses.pop(g)) for g in read[done] if last[g] == done)
 
-    def _gather(self, reader: _Reader, dense: Frontier, losses: list[list[Loss]]) -> None:
-        """Adds what a reader loses with slots, for each of its own groups."""
-        problem = reader.seen(dense, self.drawing)
+    def _lost(self, reader: _Reader, problem: Callable[[int, Array], Problem], g: int) -> Iterator[Loss]:
+        """Yields what each of a reader's own groups loses with slots, those of equally many features at a time."""
+        first = int(self.apart.groups[g].units[0])
         for k, part in enumerate(reader.slots):
-            slots = np.unique(part[self.known[self.row_of[part]]])
-            for found, group in zip(losses, self.apart.groups, strict=True):
-                first = int(group.units[0])
-                own = slots[(slots >= first) & (slots < first + len(group))]
-                if len(own):
-                    found.append((problem(k, features_of(part, own)), own - first))
+            told = part[self.known[self.row_of[part]] & (self.group_of[part] == g)]
+            slots, counts = np.unique(told, return_counts=True)
+            for count in np.unique(counts):
+                own = slots[counts == count]
+                yield problem(k, features_of(part, own)), own - first
 
     def _told(self, readers: Sequence[_Reader], count: int) -> Bools:
         """Returns for each row whether readers alone sum over it, all its slots alike; the last is for no row."""
