@@ -43,7 +43,7 @@ def page(points: Sequence[Point], dense: dict[str, int], ratio: float) -> str:
         "streams included; 512 unlabelled calibration pictures, 600 test pictures: top-1 in %, and in brackets the KL",
         "divergence from the dense model's probabilities. One picture is 0.17 points. Each table is in the order of",
         "the mean divergence. `obs` is the default; where something other than linear layers reads a group it is",
-        "ranked by its weights.",
+        "ranked by its weights, but for heads, whose scores tell, too.",
         "",
     ]
     titles = {"none": "Cut only (`--compensate none`)", "lstsq": "With the rest refitted (the default)"}

@@ -25,7 +25,7 @@ from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cut import cut
 from onnxprune.engine.frontier import Feed, Spool
 from onnxprune.engine.labels import Array
-from onnxprune.engine.rows import find_rows
+from onnxprune.engine.rows import find_rows, rearranged
 from onnxprune.engine.units import Units, find_units
 from onnxprune.graph.inputs import specs
 from onnxprune.graph.model import Source
@@ -35,7 +35,7 @@ from onnxprune.options import Options
 from onnxprune.plan import Plan
 from onnxprune.planning import decide, freeze_node, make_plan
 from onnxprune.refit.gathering import Drawing
-from onnxprune.refit.matching import matched
+from onnxprune.refit.matching import orders
 from onnxprune.reports import history
 from onnxprune.reports.report import Count, Interval, LatencyChange
 
@@ -97,6 +97,7 @@ class Study:
     mixed: bool = False
     _grounds: dict[tuple[tuple[str, int], ...], Ground] = field(default_factory=dict)
     _units: Units | None = None
+    _orders: dict[bytes, Array] = field(default_factory=dict)
 
     # ---------------------------------------------------------------- data
     @property
@@ -227,19 +228,20 @@ class Study:
         """Returns the units of the model, put together by what data tell where they may be."""
         units = find_units(coupling)
         rows = find_rows(units) if self.matches and self.options.chooses_by_loss else ()
-        if not rows:
-            return units
-        batches = self.fit if self.options.ratio is None else self.everything
-        with self.clock.stage("match"):
-            return matched(
-                units,
-                rows,
-                first_samples(units, batches, SAMPLES),
-                self.providers,
-                Drawing(self.options.seed, self.jobs),
-                made_up=self.data.synthetic,
-                progress=self.clock.counter("match"),
-            )
+        if new := [each for each in rows if each.key not in self._orders]:
+            batches = self.fit if self.options.ratio is None else self.everything
+            with self.clock.stage("match"):
+                found = orders(
+                    units,
+                    new,
+                    first_samples(units, batches, SAMPLES),
+                    self.providers,
+                    Drawing(self.options.seed, self.jobs),
+                    made_up=self.data.synthetic,
+                    progress=self.clock.counter("match"),
+                )
+            self._orders |= {each.key: order for each, order in zip(new, found, strict=True)}
+        return rearranged(units, rows, [self._orders[each.key] for each in rows]) if rows else units
 
     def freeze(self, nodes: Sequence[int]) -> None:
         """Freezes the labels of nodes that an earlier run found unable to follow a cut."""

@@ -52,6 +52,11 @@ class Rows:
     group: int
     slots: Array
 
+    @property
+    def key(self) -> bytes:
+        """What equal rows have in common, whichever group they are."""
+        return self.slots.tobytes()
+
 
 @dataclass(frozen=True, eq=False)
 class Units:

@@ -18,7 +18,6 @@ from onnxprune.criteria.scoring import Scores
 from onnxprune.engine.frontier import Feed, Frontier, Spool
 from onnxprune.engine.labels import Array
 from onnxprune.engine.layers import Layer, find_layers
-from onnxprune.engine.rows import rearranged
 from onnxprune.engine.twin import as_read
 from onnxprune.engine.units import Group, Rows, Units
 from onnxprune.refit import pairs
@@ -28,13 +27,13 @@ from onnxprune.refit.obs import STEPS, Problem
 from onnxprune.refit.pairs import Pair, features_of
 from onnxprune.refit.realign import realigned
 
-__all__ = ["Loss", "matched", "order"]
+__all__ = ["Loss", "order", "orders"]
 
 Loss = tuple[Problem, Array]
 """What a layer or a head loses, and which slots (numbers, ascending) it loses that with."""
 
 
-def matched(
+def orders(
     units: Units,
     rows: Sequence[Rows],
     batches: Sequence[Feed],
@@ -43,12 +42,12 @@ def matched(
     *,
     made_up: bool,
     progress: Callable[[int, int], None] | None = None,
-) -> Units:
-    """Returns the units put together anew; those of each group stand in the order in which they had better go.
+) -> list[Array]:
+    """Returns for each group (units, rows) the places of each row's slots in the order in which they had better go.
 
     Args:
         units: as `find_units` finds them.
-        rows: what `find_rows` finds in them.
+        rows: some of what `find_rows` finds in them.
         batches: calibration inputs.
         providers: onnxruntime's execution providers.
         drawing: how rows of layers are drawn.
@@ -65,13 +64,13 @@ def matched(
             coupling = realigned(coupling, feeds, providers, spool)
         with np.errstate(all="ignore"):  # weights that are no numbers tell nothing
             walk = _Walk(replace(apart, coupling=coupling), rows, drawing)
-            orders = {
+            found = {
                 g: order(losses, scores[g].reshape(rows[g].slots.shape), walk.told[g])
                 for g, losses in walk.run(Frontier(coupling, feeds, providers, spool, walk.lasting), progress)
             }
     finally:
         spool.close()
-    return rearranged(units, rows, [orders[g] for g in range(len(rows))])
+    return [found[g] for g in range(len(rows))]
 
 
 def order(losses: Sequence[Loss], scores: Scores, told: Bools) -> Array:
