@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.engine import frontier
+from onnxprune.refit import compensation
 
 MS = "com.microsoft"
 Step = tuple[str, list[str], list[str], dict[str, Any]]
@@ -407,3 +408,54 @@ def test_sizes_may_be_computed_before_a_layer_and_used_behind_it() -> None:
     x = rng.standard_normal((64, 3, 8, 8)).astype(np.float32)
     model = network(steps, ("n", 3, 8, 8), weights)
     assert error(model, x, include=["w0"]) < 0.05 < error(model, x, include=["w0"], compensate="none")
+
+
+def test_products_of_two_tables_are_no_heads() -> None:
+    """Pictures and texts are compared so; nothing stands in front of the rows."""
+    rng = np.random.default_rng(5)
+    steps: list[Step] = [
+        ("MatMul", ["x", "wq"], ["q"], {}),
+        ("MatMul", ["x", "wk"], ["k"], {}),
+        ("FusedMatMul", ["q", "k"], ["y"], {"transB": 1, "alpha": 0.35}),
+    ]
+    low = rng.normal(size=(12, 4)) @ rng.normal(size=(4, 8))
+    model = network(steps, ("n", 12), {"wq": rng.normal(size=(12, 8)), "wk": low})
+    x = rng.normal(size=(64, 12)).astype(np.float32)
+    left = error(model, x, criterion="l1", compensate="none")
+    assert left > 0.03
+    assert error(model, x, criterion="obs") < 0.05 * left
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_what_a_type_cannot_hold_is_not_taken(both: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(6)
+    steps: list[Step] = [
+        ("Gemm", ["x", "w0", "b0"], ["h"], {}),
+        ("Relu", ["h"], ["r"], {}),
+        ("Gemm", ["r", "w1", "b1"], ["s"], {}),
+        ("Relu", ["s"], ["y"], {}),
+    ]
+    weights = {"w0": rng.normal(size=(6, 12)), "b0": np.zeros(12), "w1": rng.normal(size=(12, 4)), "b1": np.ones(4)}
+    model = network(steps, ("n", 6), weights)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    x = rng.normal(size=(64, 6)).astype(np.float16)
+
+    def mended() -> np.ndarray:
+        return run(onnx.ModelProto.FromString(_bytes(onnxprune.prune(model, ratio=0.5, calibration={"x": x}))), x)
+
+    def too_large(*args: Any) -> tuple[np.ndarray, np.ndarray]:
+        found, w0 = args[4:6]
+        return 1e9 * w0, found[1]
+
+    monkeypatch.setattr(compensation, "toward_activation", lambda *args: args[4][:2])
+    least = mended()
+    monkeypatch.setattr(compensation, "toward_activation", too_large)
+    if both:
+        plain = compensation.refit_safely
+        monkeypatch.setattr(compensation, "refit_safely", lambda *args: (1e9 * args[2], *plain(*args)[1:]))
+        assert np.isfinite(mended()).all()
+    else:
+        np.testing.assert_array_equal(mended(), least)

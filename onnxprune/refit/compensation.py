@@ -226,7 +226,9 @@ class _Walk:
             name = self.coupling.nodes[layer.index].name or layer.use.name
             self.out.notes.append(f"{name}: a refit did no better than the old weights")
         found = w, b, ridge
-        w, b = toward_activation(layer, self.pruned, self.dense, self.drawing, found, w0, keep, (fit, check))
+        further = toward_activation(layer, self.pruned, self.dense, self.drawing, found, w0, keep, (fit, check))
+        limit = _largest(self.dense.content(layer.use.name).dtype)
+        w, b = _within(limit, further, _within(limit, found[:2], (np.where(keep[:, None, :], w0, 0), b0)))
         w = np.where(layer.fixed[:, :, None], np.where(keep[:, None, :], w0, 0), w)
         return w, np.where(layer.fixed | (layer.bias is None), b0, b)
 
@@ -257,6 +259,17 @@ class _Walk:
         elif b.any():
             self.out.biases[bias] = b.reshape(bias.shape).astype(old.dtype)
             self.pruned.biases[bias.node] = (bias.slot, self.out.biases[bias])
+
+
+def _largest(dtype: np.dtype) -> float:
+    """Returns the largest number of a type, as far as it is less than what float32 holds."""
+    return float(np.finfo(dtype).max) if dtype == np.float16 else np.inf
+
+
+def _within(limit: float, new: tuple[Floats, Floats], old: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    """Returns weights (g, o, f) and biases (g, o), old ones for outputs whose new ones a type can't hold."""
+    holds = (np.abs(new[0]).max(axis=2, initial=0) <= limit) & (np.abs(new[1]) <= limit)
+    return np.where(holds[:, :, None], new[0], old[0]), np.where(holds, new[1], old[1])
 
 
 def _read(layer: Layer) -> list[str]:

@@ -129,7 +129,7 @@ def find_pairs(units: Units) -> list[Pair]:
             continue
         of = of[:1] if folded else of
         flat = of.reshape(-1, of.shape[-1])
-        if of.shape[-2] == 1 and (flat >= 0).all() and (merged or turned or left.shape[-3] == right.shape[-3]):
+        if of.shape[-2] == 1 and (flat >= 0).all() and (merged or turned or left.shape[-3:-2] == right.shape[-3:-2]):
             shifts = node.op_type in ATTENTION or _meets_softmax(str(node.outputs[0].name), coupling, len(left.shape))
             found.append(Pair(index, query, key, turned, merged, folded, flat, of.shape[:-2], shifts))
     return found
