@@ -459,3 +459,27 @@ def test_what_a_type_cannot_hold_is_not_taken(both: bool, monkeypatch: pytest.Mo
         assert np.isfinite(mended()).all()
     else:
         np.testing.assert_array_equal(mended(), least)
+
+
+def test_biases_are_added_to_files_of_the_oldest_version() -> None:
+    """Initializers have to be inputs there, so a new bias is a Constant node, which takes no other node's number."""
+    rng = np.random.default_rng(7)
+    steps: list[Step] = [
+        ("Conv", ["x", "w0"], ["a"], {}),
+        ("Relu", ["a"], ["b"], {}),
+        ("Conv", ["b", "w1"], ["c"], {"group": 2}),
+        ("Relu", ["c"], ["d"], {}),
+        ("Conv", ["d", "w2"], ["e"], {}),
+        ("GlobalAveragePool", ["e"], ["y"], {}),
+    ]
+    shapes = {"w0": (8, 3, 3, 3), "w1": (12, 4, 3, 3), "w2": (4, 12, 1, 1)}
+    model = network(steps, ("n", 3, 12, 12), {k: rng.normal(size=s) / 3 for k, s in shapes.items()}, opset=8)
+    model.ir_version = 3
+    for name, shape in shapes.items():
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    x = rng.normal(size=(64, 3, 12, 12)).astype(np.float32)
+    result = onnxprune.prune(model, ratio=0.5, calibration={"x": x})
+    found = onnx.ModelProto.FromString(_bytes(result))
+    assert found.ir_version == 3
+    assert "Constant" in {node.op_type for node in found.graph.node}
+    assert error(model, x) < 0.5 * error(model, x, compensate="none")

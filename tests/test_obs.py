@@ -91,3 +91,26 @@ def test_what_tells_nothing_still_gives_an_order(level: float) -> None:
     with np.errstate(all="ignore"):
         gone = eliminate([Problem.of(np.full((4, 4), level), np.full((2, 4), level), np.arange(4)[:, None], 0.0)], 4, 3)
     assert len(set(gone.tolist())) == 3
+
+
+def test_rounded_sums_of_far_apart_sizes_have_an_inverse() -> None:
+    """Few directions hold nearly all; by halves of the matrix itself nothing was left of the others but rounding."""
+    rng = np.random.default_rng(4)
+    n = 1200
+    common = rng.normal(size=(n, 2)) * 60
+    h = common @ common.T + np.diag(rng.uniform(0, 0.5, n))
+    h[::5] = h[:, ::5] = 0
+    made = h.astype(np.float32)
+    problem = Problem.of(made, np.zeros((1, n), np.float32), np.arange(n)[:, None], 1.0)
+    expected = np.linalg.inv(damped(h))
+    assert problem.Hinv is made
+    assert np.linalg.norm(made - expected) < 0.01 * np.linalg.norm(expected)
+    np.testing.assert_array_equal(made, made.T)
+
+
+def test_what_rounding_has_made_indefinite_is_damped_more() -> None:
+    h = -np.eye(600, dtype=np.float32)
+    h[0, 0] = 700
+    Problem.of(h, np.zeros((1, 600), np.float32), np.arange(600)[:, None], 1.0)
+    assert np.isfinite(h).all()
+    assert (np.diag(h) > 0).all()

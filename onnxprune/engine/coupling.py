@@ -71,7 +71,8 @@ class Coupling:
 
     Of a twin in real numbers, `quantized` tells the nodes whose weights the model itself holds as integers, and `views`
     those that quantize by themselves, as matrices (ops/linear.py). Of a twin whose loops run all their turns, `inside`
-    tells the linear nodes of their bodies.
+    tells the linear nodes of their bodies. `added` are Constant nodes, by what they make, that a refit has added: they
+    have no number.
     """
 
     model: ir.Model
@@ -82,6 +83,7 @@ class Coupling:
     quantized: frozenset[int] = frozenset()
     views: Mapping[int, Linear] = field(default_factory=dict)
     inside: frozenset[int] = frozenset()
+    added: frozenset[str] = frozenset()
     tensors: dict[str, Tensor] = field(default_factory=dict)
     seen: list[tuple[Tensor | None, ...]] = field(default_factory=list)  # per node, its inputs as labelled
     uses: list[Use] = field(default_factory=list)
@@ -94,7 +96,11 @@ class Coupling:
     @cached_property
     def nodes(self) -> list[ir.Node]:
         """The nodes of the graph, in order."""
-        return list(self.model.graph)
+        return self.numbered(self.model)
+
+    def numbered(self, model: ir.Model) -> list[ir.Node]:
+        """Returns the nodes of a clone of the model by their numbers."""
+        return [node for node in model.graph if node.outputs[0].name not in self.added]
 
     @property
     def opset(self) -> int:

@@ -51,9 +51,9 @@ class _Editor:
         self.cutting, self.coupling = cutting, cutting.coupling
         self.model = self.coupling.model.clone()
         self.graph = self.model.graph
-        self.nodes = list(self.graph)
+        self.nodes = self.coupling.numbered(self.model)
         self.tensors = constants(self.graph)
-        self.holders = {n.outputs[0].name: n for n in self.nodes if is_constant(n)}
+        self.holders = {n.outputs[0].name: n for n in self.graph if is_constant(n)}
 
     def done(self) -> ir.Model:
         """Returns the edited model, with its bodies where they belong."""

@@ -294,17 +294,19 @@ def apply(units: Units, found: Compensated) -> Units:
     nodes, tensors = list(model.graph), constants(model.graph)
     for name, content in written(coupling, found.weights).items():
         replace_constant(model, name, ir.Tensor(content, dtype=tensors[name].dtype, name=tensors[name].name))
-    uses, seen = list(coupling.uses), list(coupling.seen)
+    uses, seen, added = list(coupling.uses), list(coupling.seen), set(coupling.added)
     for bias, content in found.biases.items():
         node = nodes[bias.node]
         value = add_constant(model, f"{node.outputs[0].name}_bias", ir.Tensor(content), before=node)
         if bias.slot >= len(node.inputs):
             node.resize_inputs(bias.slot + 1)
         node.replace_input_with(bias.slot, value)
+        if value.producer() is not None:
+            added.add(str(value.name))
         arrays = _over_channels(units, coupling.tensors[str(node.outputs[0].name)])
         seen[bias.node] = (*seen[bias.node][: bias.slot], Tensor(content.shape, arrays))
         uses.append(Use(bias.node, bias.slot, str(value.name), content.shape, arrays))
-    return replace(units, coupling=replace(coupling, model=model, uses=uses, seen=seen))
+    return replace(units, coupling=replace(coupling, model=model, uses=uses, seen=seen, added=frozenset(added)))
 
 
 def _over_channels(units: Units, y: Tensor) -> tuple[Array, ...]:

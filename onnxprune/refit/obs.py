@@ -43,8 +43,12 @@ class Problem:
 
         H is used up: its inverse is made in place.
         """
-        H[np.diag_indices(len(H))] += DAMP * max(float(np.trace(H)) / len(H), 1e-30)
-        invert(H)
+        level = DAMP * max(float(np.trace(H)) / len(H), 1e-30)
+        H[np.diag_indices(len(H))] += level
+        if H.dtype == np.float32:
+            _invert_rounded(H, level)
+        else:
+            invert(H)
         return Problem(H, H @ R.T.astype(H.dtype), features, max(energy, 1e-30))
 
     def losses(self, units: Ints) -> Floats:
@@ -103,6 +107,54 @@ def invert(a: Floats) -> None:
     first += side @ through.T
     np.negative(side, out=side)
     a[half:, :half] = side.T
+
+
+def _invert_rounded(a: Floats, level: float) -> None:
+    """Puts the inverse of a symmetric matrix in float32 in its place; adds to its diagonal where rounding asks for it.
+
+    By its Cholesky factor: by halves of the matrix itself, errors would grow with the square of its condition.
+    """
+    while True:
+        root = a.copy()
+        try:
+            _factor(root)
+            break
+        except np.linalg.LinAlgError:
+            if not np.isfinite(a).all():
+                raise
+            level *= 10
+            a[np.diag_indices(len(a))] += a.dtype.type(level)
+    _multiply_lower(root)
+    a[...] = root
+
+
+def _factor(a: Floats) -> None:
+    """Puts the inverse of its lower Cholesky factor in the place of a matrix, by halves."""
+    half = len(a) // 2
+    if len(a) <= SMALL:
+        a[...] = np.tril(np.linalg.inv(np.linalg.cholesky(a)))
+        return
+    first, side, last = a[:half, :half], a[half:, :half], a[half:, half:]
+    _factor(first)
+    factor = side @ first.T
+    last -= factor @ factor.T
+    _factor(last)
+    side[...] = -(last @ factor) @ first
+    a[:half, half:] = 0
+
+
+def _multiply_lower(a: Floats) -> None:
+    """Puts A'A in the place of a lower triangular matrix A, by halves."""
+    half = len(a) // 2
+    if len(a) <= SMALL:
+        a[...] = a.T @ a
+        return
+    first, side, last = a[:half, :half], a[half:, :half], a[half:, half:]
+    _multiply_lower(first)
+    first += side.T @ side
+    side[...] = last.T @ side
+    _multiply_lower(last)
+    a[:half, half:] = side.T
 
 
 def eliminate(problems: list[Problem], units: int, count: int) -> Ints:
