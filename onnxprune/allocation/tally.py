@@ -185,16 +185,21 @@ class _Forms:
         key = (id(a), axis)
         if key not in self._known:
             rows = np.moveaxis(self.units.of_label[a], axis, 0).reshape(a.shape[axis], -1)
-            along, across = np.sort(rows, axis=0), np.sort(rows, axis=1)
             if (rows == rows[:, :1]).all():
                 self._known[key] = rows[:, 0]
-            elif spans(a)[-1] == axis and (along == along[:, :1]).all():  # every row may lose other positions
-                self._known[key] = along[:, 0]
-            elif (across == across[:1]).all():
+            elif (rows == rows[:1]).all():
                 self._known[key] = None
             else:
-                raise _Irregular
+                self._known[key] = self._apart(rows, spans(a)[-1] == axis)
         return self._known[key]
+
+    @staticmethod
+    def _apart(rows: Array, last: bool) -> Array | None:
+        """Returns the same where each row of a rectangle may lose other positions, along its last axis or another."""
+        alike = np.sort(rows, axis=0 if last else 1)
+        if not (alike == (alike[:, :1] if last else alike[:1])).all():
+            raise _Irregular
+        return alike[:, 0] if last else None
 
     def _form(self, positions: Array) -> Form:
         own = positions[positions >= 0]

@@ -10,20 +10,20 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
+from onnxprune.graph.faithful import graphs
+
 __all__ = ["unshadow"]
 
 
 def unshadow(proto: onnx.ModelProto) -> None:
     """Renames shadowing initializers in place; other shadowing values stay, and are refused later on."""
-    taken: set[str] = set()
-    for nodes in (proto.graph.node, *(f.node for f in proto.functions)):
-        for body in _bodies(nodes):
-            taken |= _names(body)
-    if not taken:
+    _, *inner = graphs(proto)
+    if not inner:
         return
-    outside = _defined(proto.graph)
-    taken |= outside
-    for nodes, scope in ((proto.graph.node, outside), *((f.node, _of_nodes(f.node, f.input)) for f in proto.functions)):
+    around = [(proto.graph.node, _defined(proto.graph))]
+    around += [(f.node, _of_nodes(f.node, f.input)) for f in proto.functions]
+    taken = {name for _, scope in around for name in scope}.union(*map(_defined, inner))
+    for nodes, scope in around:
         for body in _bodies(nodes):
             _rename(body, scope, {}, taken)
 
@@ -65,11 +65,6 @@ def _bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
             if attribute.HasField("g"):
                 yield attribute.g
             yield from attribute.graphs
-
-
-def _names(graph: onnx.GraphProto) -> set[str]:
-    """Returns every name that a graph and those in it define."""
-    return _defined(graph).union(*(_names(body) for body in _bodies(graph.node)))
 
 
 def _defined(graph: onnx.GraphProto) -> set[str]:

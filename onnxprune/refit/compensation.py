@@ -227,9 +227,9 @@ class _Walk:
             self.out.notes.append(f"{name}: a refit did no better than the old weights")
         found = w, b, ridge
         further = toward_activation(layer, self.pruned, self.dense, self.drawing, found, w0, keep, (fit, check))
-        limit = _largest(self.dense.content(layer.use.name).dtype)
-        w, b = _within(limit, further, _within(limit, found[:2], (np.where(keep[:, None, :], w0, 0), b0)))
-        w = np.where(layer.fixed[:, :, None], np.where(keep[:, None, :], w0, 0), w)
+        limit, left = _largest(self.dense.content(layer.use.name).dtype), np.where(keep[:, None, :], w0, 0)
+        w, b = _within(limit, further, _within(limit, found[:2], (left, b0)))
+        w = np.where(layer.fixed[:, :, None], left, w)
         return w, np.where(layer.fixed | (layer.bias is None), b0, b)
 
     def _moved(self, layer: Layer) -> bool:
@@ -291,7 +291,7 @@ def apply(units: Units, found: Compensated) -> Units:
     """
     coupling = units.coupling
     model = coupling.model.clone()
-    nodes, tensors = list(model.graph), constants(model.graph)
+    nodes, tensors = coupling.numbered(model), constants(model.graph)
     for name, content in written(coupling, found.weights).items():
         replace_constant(model, name, ir.Tensor(content, dtype=tensors[name].dtype, name=tensors[name].name))
     uses, seen, added = list(coupling.uses), list(coupling.seen), set(coupling.added)
