@@ -24,8 +24,11 @@ import onnxprune
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("mlp", "cnn", "resnet", "mobilenet", "vit", "lstm")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-WAYS = (("l1", "none"), ("l1", "bias"), ("l1", "lstsq"), ("obs", "none"), ("obs", "bias"), ("obs", "lstsq"))
-COLOURS = ("#9aa0a6", "#e8710a", "#1a73e8", "#bdc1c6", "#f9ab00", "#188038")
+WAYS = (
+    *(("l1", compensate) for compensate in ("none", "bias", "joint")),
+    *(("obs", compensate) for compensate in ("none", "bias", "lstsq", "joint")),
+)
+COLOURS = ("#9aa0a6", "#e8710a", "#1a73e8", "#bdc1c6", "#f9ab00", "#81c995", "#188038")
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS)
-    parser.add_argument("--criteria", nargs="+", help="only these criteria, with none, bias and lstsq")
+    parser.add_argument("--criteria", nargs="+", help="only these criteria, with none, bias and joint")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     args = parser.parse_args()
-    ways = [(c, m) for c in args.criteria for m in ("none", "bias", "lstsq")] if args.criteria else list(WAYS)
+    ways = [(c, m) for c in args.criteria for m in ("none", "bias", "joint")] if args.criteria else list(WAYS)
     points, dense = [], {}
     for name in args.models:
         dense[name], found = measure(name, args.ratios, ways)

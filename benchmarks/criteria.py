@@ -16,7 +16,7 @@ from accuracy import MODELS, ROOT, Point, find, measure
 
 from onnxprune.criteria import CRITERIA
 
-COMPENSATE = ("none", "lstsq")
+COMPENSATE = ("none", "joint")
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def page(points: Sequence[Point], dense: dict[str, int], ratio: float) -> str:
         "ranked by its weights, but for heads, whose scores tell, too.",
         "",
     ]
-    titles = {"none": "Cut only (`--compensate none`)", "lstsq": "With the rest refitted (the default)"}
+    titles = {"none": "Cut only (`--compensate none`)", "joint": "With the rest refitted (the default)"}
     for compensate in reversed(COMPENSATE):
         rows = {c: [find(points, name, ratio, c, compensate) for name in dense] for c in CRITERIA}
         order = sorted(rows, key=lambda c: sum(p.divergence for p in rows[c]))

@@ -23,6 +23,7 @@ from onnxprune.study import Cut, Study
 
 __all__ = ["Aim"]
 
+MANY = 8  # cuts that share what comparisons may cost, where there are several
 ROUNDS = 5  # of choosing again after a cut was measured
 SLACK_OF_TIMES = 0.04  # below a limit of latency that is good enough: stairs are coarse, clocks not exact
 
@@ -85,12 +86,13 @@ class Aim:
 
     @property
     def _passes(self) -> int:
-        """How many passes over the inputs WORK affords; none over made-up ones, which can't tell ways apart."""
+        """How many passes over the inputs WORK affords a cut; none over made-up ones, which can't tell ways apart."""
         study = self.study
         if study.data.synthetic:
             return 0
         samples = study.data.samples * len(study.everything) // len(study.batches)
-        return WORK // max(cost.macs(study.coupling) * samples, 1)
+        cuts = MANY if study.repeats else 1
+        return WORK // max(cost.macs(study.coupling) * samples * cuts, 1)
 
     # ---------------------------------------------------------------- ways
     def _best(self) -> Contender:

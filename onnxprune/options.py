@@ -12,7 +12,7 @@ from onnxprune.allocation.budget import Limit
 from onnxprune.criteria import CRITERIA, OnRefit, OnWeights
 from onnxprune.errors import DataError, UsageError, one_of, quote
 
-COMPENSATE = ("auto", "none", "bias", "lstsq")
+COMPENSATE = ("auto", "none", "bias", "lstsq", "joint")
 ALLOCATION = ("auto", "uniform", "global", "sensitivity")
 
 Align = int | Literal["auto"]
@@ -27,7 +27,7 @@ class Options:
         targets: what may be left; all must hold.
         max_drop: the loss that the smallest model may have, or None.
         criterion: what tells the units that matter; None: the best for the data at hand.
-        compensate: `auto`, `none`, `bias` or `lstsq`.
+        compensate: `auto`, `none`, `bias`, `lstsq` or `joint`.
         allocation: `auto`, `uniform`, `global` or `sensitivity`.
         include: globs over group, weight and node names; only groups that match are cut.
         exclude: globs; groups that match are not cut.
@@ -65,7 +65,12 @@ class Options:
     @property
     def mode(self) -> str:
         """The compensation that `auto` means."""
-        return "lstsq" if self.compensate == "auto" else self.compensate
+        return "joint" if self.compensate == "auto" else self.compensate
+
+    @property
+    def refits(self) -> bool:
+        """Whether weights are refitted by least squares."""
+        return self.mode in ("lstsq", "joint")
 
     @property
     def spread(self) -> str:

@@ -130,7 +130,7 @@ class Study:
         there are none: those of mixtures are other ones.
         """
         data = self.data
-        fills = self.options.mode == "lstsq" and not data.synthetic
+        fills = self.options.refits and not data.synthetic
         short = (data.wanted - 2 * data.samples) * len(batches) // len(self.batches) if fills else 0
         more = Spool().store(mixtures(batches, specs(self.coupling.model), short, self.options.seed), mixed=True)
         self.mixed |= bool(more)

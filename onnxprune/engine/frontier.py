@@ -195,6 +195,24 @@ class Frontier:
             for name in [n for n in values if self.last_use.get(n, -1) < self.at]:
                 del values[name]
 
+    def again(self, numbers: Iterable[int], wanted: str) -> None:
+        """Makes a live value anew, with weights as they are now, of values that are live.
+
+        Args:
+            numbers: of nodes, in order, among which all are that it hangs on.
+            wanted: the value.
+        """
+        needed, own = {wanted}, list[int]()
+        for k in reversed(list(numbers)):
+            if needed & {v.name for v in self.nodes[k].outputs} and not is_constant(self.nodes[k]):
+                own.insert(0, k)
+                needed.update(inputs_of(self.nodes[k]))
+        made = {v.name for k in own for v in self.nodes[k].outputs}
+        reads = sorted(name for name in needed - made if name not in self.tensors)
+        session = open_session(self.segment(own, reads, [wanted]), self.providers, optimise=True)
+        for values in self.values:
+            (values[wanted],) = run(session, [wanted], {name: values[name] for name in reads})
+
     def content(self, name: str) -> np.ndarray:
         """Returns a constant as it stands in this network."""
         return self.weights[name] if name in self.weights else self.tensors[name].numpy()

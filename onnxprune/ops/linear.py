@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -119,6 +120,49 @@ class LinearConv:
         """Returns the outputs at `places`."""
         return self._rows(y, places[:, None])
 
+    def columns(self, x: np.ndarray) -> np.ndarray:
+        """Returns (samples, groups, features, places): the windows of all outputs; features as in `matrix`."""
+        rank = x.ndim - 2
+        padded = np.pad(x, [(0, 0), (0, 0), *((self.pads[k], self.pads[k + rank]) for k in range(rank))])
+        windows = [padded[taps] for taps in self._taps(padded.shape[2:])]
+        return np.stack(windows, axis=2).reshape(len(x), self.groups, -1, int(np.prod(windows[0].shape[2:])))
+
+    def spread(self, columns: np.ndarray, shape: Shape) -> np.ndarray:
+        """Returns what numbers for columns come to for each number of an input of this shape: the sums over windows."""
+        rank = len(shape) - 2
+        sizes = [n + self.pads[k] + self.pads[k + rank] for k, n in enumerate(shape[2:])]
+        padded = np.zeros((*shape[:2], *sizes), columns.dtype)
+        taps = self._taps(sizes)
+        windows = columns.reshape(*shape[:2], len(taps), *padded[taps[0]].shape[2:])
+        for k, tap in enumerate(taps):
+            padded[tap] += windows[:, :, k]
+        return padded[
+            (slice(None), slice(None), *(slice(self.pads[k], self.pads[k] + n) for k, n in enumerate(shape[2:])))
+        ]
+
+    def stacked(self, y: np.ndarray) -> np.ndarray:
+        """Returns an output as (samples, groups, outputs, places)."""
+        return y.reshape(len(y), self.groups, -1, int(np.prod(y.shape[2:])))
+
+    def laid(self, stacked: np.ndarray, shape: Shape) -> np.ndarray:
+        """Returns an output that is stacked as the node makes it of an input of this shape."""
+        rank = len(shape) - 2
+        first = self._taps([n + self.pads[k] + self.pads[k + rank] for k, n in enumerate(shape[2:])])[0]
+        return stacked.reshape(shape[0], -1, *(len(range(at.start, at.stop, at.step)) for at in first[2:]))
+
+    def _taps(self, sizes: Sequence[int]) -> list[tuple[slice, ...]]:
+        """Returns for each tap of the kernel where all outputs read it in an input of these sizes, padding included."""
+        steps = [range(0, n * d, d) for n, d in zip(self.shape[2:], self.dilations, strict=True)]
+        ends = [size - step[-1] for size, step in zip(sizes, steps, strict=True)]
+        return [
+            (
+                slice(None),
+                slice(None),
+                *(slice(k, k + end, s) for k, end, s in zip(tap, ends, self.strides, strict=True)),
+            )
+            for tap in product(*steps)
+        ]
+
     def _rows(self, x: np.ndarray, inside: np.ndarray, features: Places | None = None) -> np.ndarray:
         """Returns (groups, rows, channels x taps): what stands at (places, taps) of every channel and sample."""
         channels = np.arange(x.shape[1]) * int(np.prod(x.shape[2:]))
@@ -160,6 +204,23 @@ class LinearProduct:
     def outputs(self, y: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the outputs at `places`."""
         return y.reshape(1, -1, y.shape[-1]).take(places, axis=1)
+
+    def columns(self, x: np.ndarray) -> np.ndarray:
+        """Returns (1, 1, features, places): all rows."""
+        return x.reshape(-1, x.shape[-1]).T[None, None]
+
+    def spread(self, columns: np.ndarray, shape: Shape) -> np.ndarray:
+        """Returns the same numbers as an input of this shape."""
+        rows: np.ndarray = columns[0, 0].T
+        return rows.reshape(shape)
+
+    def stacked(self, y: np.ndarray) -> np.ndarray:
+        """Returns an output as (1, 1, outputs, places)."""
+        return self.columns(y)
+
+    def laid(self, stacked: np.ndarray, shape: Shape) -> np.ndarray:
+        """Returns an output that is stacked as the node makes it of an input of this shape."""
+        return self.spread(stacked, (*shape[:-1], stacked.shape[2]))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ MOST_NUMBERS = 1 << 25  # that are held at a time
 RESULTS = 6  # numbers for each output of a row
 MOST_FEATURES = 2048  # that are kept
 
-Response = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+Pointwise = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +168,7 @@ def toward_activation(
     return kept.put(np.where(better[:, :, None], new, w), w0.shape), np.where(better, level, b)
 
 
-def _missed(w: Floats, b: Floats, x: _Part, respond: Response) -> tuple[np.ndarray, np.ndarray]:
+def _missed(w: Floats, b: Floats, x: _Part, respond: Pointwise) -> tuple[np.ndarray, np.ndarray]:
     """Returns errors (g, n, o) of the outputs of some rows, before the activation and behind it."""
     made = x.p @ w.transpose(0, 2, 1).astype(np.float32)
     made += b[:, None, :].astype(np.float32)
@@ -203,25 +203,39 @@ def _steepest(secants: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(found == 0, np.inf, found)
 
 
-def _response(layer: Layer, nodes: Sequence[int], truth: Frontier) -> Response:
-    """Returns what makes of rows of outputs (g, n, o), and of the branch that is added, what the last node makes."""
+def pointwise(layer: Layer, nodes: Sequence[int], truth: Frontier) -> Pointwise:
+    """Returns what makes of a layer's output and of the branch that is added what these nodes make.
+
+    The output has a bias in it that is added behind the layer. Any sizes will do for axes other than the channels'.
+    """
     coupling = truth.coupling
     names = [layer.output, *([] if layer.other is None else [layer.other.name])]
     last = str(coupling.nodes[nodes[-1]].outputs[0].name)
     session = open_session(truth.segment(nodes, names, [last]), truth.providers, optimise=True, threads=1)
-    shape = coupling.trace.shapes[layer.output][0]
-    axis, dtype = layer.view.channel % len(shape), coupling.trace.dtypes[layer.output]
+    rank, dtype = len(coupling.trace.shapes[layer.output][0]), coupling.trace.dtypes[layer.output]
     added = layer.bias is not None and layer.bias.node != layer.index
-    inside = bias_of(layer, truth)[:, None, :] if added else 0.0
+    level = [-1 if k == layer.view.channel % rank else 1 for k in range(rank)]
+    inside = bias_of(layer, truth).reshape(level) if added else None
 
     def respond(y: np.ndarray, other: np.ndarray | None) -> np.ndarray:
+        given = [y if inside is None else y - inside, *([] if other is None else [other])]
+        feeds = {name: np.ascontiguousarray(x, dtype) for name, x in zip(names, given, strict=True)}
+        return np.asarray(run(session, [last], feeds)[0], np.float32)
+
+    return respond
+
+
+def _response(layer: Layer, nodes: Sequence[int], truth: Frontier) -> Pointwise:
+    """Returns what makes of rows of outputs (g, n, o), and of the branch that is added, what the last node makes."""
+    shape = truth.coupling.trace.shapes[layer.output][0]
+    axis, behind = layer.view.channel % len(shape), pointwise(layer, nodes, truth)
+
+    def laid(y: np.ndarray) -> np.ndarray:
         groups, rows, outs = y.shape
-        feeds = []
-        for x in (y - inside, *([] if other is None else [other])):
-            flat = np.moveaxis(x, 0, 1).reshape(rows, groups * outs, *[1] * (len(shape) - 2))
-            feeds.append(np.ascontiguousarray(np.moveaxis(flat, 1, axis), dtype))
-        (made,) = run(session, [last], dict(zip(names, feeds, strict=True)))
-        flat = np.moveaxis(made, axis, 1).reshape(rows, groups, outs)
-        return np.ascontiguousarray(np.moveaxis(flat, 1, 0), np.float32)
+        return np.moveaxis(np.moveaxis(y, 0, 1).reshape(rows, groups * outs, *[1] * (len(shape) - 2)), 1, axis)
+
+    def respond(y: np.ndarray, other: np.ndarray | None) -> np.ndarray:
+        made = np.moveaxis(behind(laid(y), None if other is None else laid(other)), axis, 1)
+        return np.ascontiguousarray(np.moveaxis(made.reshape(y.shape[1], y.shape[0], -1), 1, 0))
 
     return respond

@@ -28,7 +28,9 @@ from onnxprune.graph.constants import constants, is_constant
 from onnxprune.graph.edit import add_constant, replace_constant
 from onnxprune.ops.zero_points import blank
 from onnxprune.refit.activated import toward_activation
+from onnxprune.refit.chains import Chain, find_chains
 from onnxprune.refit.gathering import Drawing, bias_of, gather, quiet
+from onnxprune.refit.joint import refit_jointly
 from onnxprune.refit.moments import Bools, Floats, Kept, Moments, refit_safely
 from onnxprune.refit.realign import realigned
 from onnxprune.refit.selection import Selection
@@ -79,7 +81,7 @@ def compensate(
         scores: importance of each group's units, used where `choose` is off or a group has no linear consumer.
         batches: calibration inputs.
         choose: pick units by least-squares loss (obs) rather than by `scores`.
-        mode: `lstsq`, `bias` or `none` (choice only).
+        mode: `joint`, `lstsq`, `bias` or `none` (choice only).
         providers: onnxruntime's execution providers.
         seed: of the sampled positions.
         jobs: batches at a time; the result does not depend on it.
@@ -115,25 +117,31 @@ class _Walk:
         spool: Spool,
     ) -> None:
         self.mode, self.choose, self.drawing = mode, choose, drawing
+        self.mends = mode in ("lstsq", "joint")
         self.selection, self.coupling = selection, selection.units.coupling
         self.layers = find_layers(self.coupling, direct=True)
+        chains = find_chains(self.coupling, self.layers) if mode == "joint" else []
+        self.chains = {chain.layers[-1].index: chain for chain in chains}
+        self.chained = {layer.index for chain in chains for layer in chain.layers}
         lasting = [(name, layer.index + 1) for layer in self.layers for name in _read(layer)]
-        self.ahead, self.dense, self.pruned = (
-            Frontier(self.coupling, batches, providers, spool, lasting) for _ in range(3)
-        )
+        begins = [(chain.layers[0].input, chain.layers[-1].index + 1) for chain in chains]
+        self.ahead, self.dense = (Frontier(self.coupling, batches, providers, spool, lasting) for _ in range(2))
+        self.pruned = Frontier(self.coupling, batches, providers, spool, lasting + begins)
         self.out = Compensated(np.zeros(0, np.int64))
+        self.fitted: dict[int, tuple[Floats, Floats]] = {}  # weights and biases of layers in chains
+        self.changed: set[int] = set()  # layers in chains that lost something or see something else
         self.visited: set[str] = set()  # weights that several nodes read
 
     def run(self, progress: Callable[[int, int], None] | None) -> Compensated:
         with quiet(self.layers):
             self._choose_and_refit(progress)
         self.out.dead = np.flatnonzero(self.selection.dead[:-1])
-        if self.mode == "lstsq":
+        if self.mends:
             self._tell_who_is_left()
         return self.out
 
     def _choose_and_refit(self, progress: Callable[[int, int], None] | None) -> None:
-        self.selection.begin(self.layers, self.ahead, self.drawing, choose=self.choose, mend=self.mode == "lstsq")
+        self.selection.begin(self.layers, self.ahead, self.drawing, choose=self.choose, mend=self.mends)
         self.ahead.values.clear()
         self._mask_chosen()
         for k, layer in enumerate(self.layers):
@@ -142,6 +150,8 @@ class _Walk:
             self.pruned.advance(layer.index)
             self.dense.advance(layer.index + 1)
             self._visit(layer, self.selection.late.get(k, []))
+            if layer.index in self.chains:
+                self._join(self.chains[layer.index])
 
     def _tell_who_is_left(self) -> None:
         """Notes the nodes that sum over cut units with weights, or products, that nothing here can refit."""
@@ -200,12 +210,16 @@ class _Walk:
         rows = ~selection.dead[selection.unit_of(layer.rows)]
         mixes = [] if layer.direct else selection.mixes.get(layer.index, [])
         w, b = np.where(keep[:, None, :], w0, 0), b0
-        able = self.mode == "lstsq" or (self.mode == "bias" and not layer.is_cell)  # means mislead a loop
-        if moments is not None and able and (not keep.all() or self._moved(layer)):
+        able = self.mends or (self.mode == "bias" and not layer.is_cell)  # means mislead a loop
+        changed = moments is not None and able and (not keep.all() or self._moved(layer))
+        if changed and moments is not None:
             gain = layer.gain.reshape(b0.shape) * (rows | bool(mixes))  # what is cut may still go into the rest
             w, b = self._refitted(layer, moments, (w0, b0), keep, gain)
         for mix in mixes:
             mix.into(w, b)
+        if layer.index in self.chained and not mixes:
+            self.fitted[layer.index] = w, b
+            self.changed |= {layer.index} if changed else set()
         self._store(layer, np.where(rows[:, :, None], w, 0), np.where(rows, b, 0))
 
     def _kept(self, layer: Layer) -> Bools:
@@ -218,7 +232,7 @@ class _Walk:
     ) -> tuple[Floats, Floats]:
         """Returns weights and biases that make up for what is cut and for what came before."""
         (fit, check), (w0, b0) = moments, old
-        ridges = RIDGES if self.mode == "lstsq" and fit.products else ()
+        ridges = RIDGES if self.mends and fit.products else ()
         if layer.bias is None:  # without a place for the means, the fit must go through the origin
             fit, check = fit.through_origin(), check.through_origin()
         w, b, ridge = refit_safely(fit, check, w0, b0, keep, ridges, gain)
@@ -231,6 +245,22 @@ class _Walk:
         w, b = _within(limit, further, _within(limit, found[:2], (left, b0)))
         w = np.where(layer.fixed[:, :, None], left, w)
         return w, np.where(layer.fixed | (layer.bias is None), b0, b)
+
+    def _join(self, chain: Chain) -> None:
+        """Refits the layers of a chain together, where one of them has lost something or sees something else."""
+        first, last = chain.layers[0], chain.layers[-1]
+        found = [self.fitted.pop(layer.index) for layer in chain.layers if layer.index in self.fitted]
+        if len(found) < len(chain.layers) or not any(layer.index in self.changed for layer in chain.layers):
+            return
+        keep = [self._kept(layer) for layer in chain.layers]
+        rows = [~self.selection.dead[self.selection.unit_of(layer.rows)] for layer in chain.layers]
+        found = [(np.where(r[:, :, None], w, 0), np.where(r, b, 0)) for r, (w, b) in zip(rows, found, strict=True)]
+        new = refit_jointly(chain, self.pruned, self.dense, self.drawing, found, keep, rows)
+        if new is None:
+            return
+        for layer, one, old in zip(chain.layers, new, found, strict=True):
+            self._store(layer, *_within(_largest(self.dense.content(layer.use.name).dtype), one, old))
+        self.pruned.again(range(first.index, last.index), last.input)
 
     def _moved(self, layer: Layer) -> bool:
         """Returns whether the layer sees or must mend anything that differs from the dense network."""

@@ -15,6 +15,7 @@ from onnxprune.engine.layers import Layer, find_layers
 from onnxprune.graph.model import load
 from onnxprune.graph.runtime import provider_names
 from onnxprune.graph.trace import trace
+from onnxprune.ops.linear import LinearConv, LinearProduct
 
 MS = "com.microsoft"
 
@@ -88,6 +89,30 @@ def test_patches_times_the_matrix_are_the_output(
     (layer,) = layers
     found, places = product(layer, fed, y.shape, weight)
     np.testing.assert_allclose(found, layer.view.outputs(y, places), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "x", "w"),
+    [row for row in LAYERS if row[0] in ("Conv", "Gemm") or row[2:] == ((3, 5, 4), (4, 6))],
+)
+def test_windows_of_all_outputs_and_the_way_back(
+    op: str, attributes: dict[str, Any], x: tuple[int, ...], w: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(5)
+    weight, fed, other = (rng.standard_normal(shape).astype(np.float32) for shape in (w, x, x))
+    layers, (y,) = seen(network(helper.make_node(op, ["x", "w"], ["y"], **attributes), x, w=weight), fed)
+    for layer in layers:
+        view = layer.view
+        if not isinstance(view, LinearConv | LinearProduct):
+            assert op == "Einsum"
+            continue
+        made = view.matrix(weight) @ view.columns(fed)
+        np.testing.assert_allclose(view.laid(made, fed.shape), y, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(made, view.stacked(y), rtol=1e-4, atol=1e-4)
+        columns = view.columns(other)
+        counted = rng.standard_normal(columns.shape).astype(np.float32)
+        back = view.spread(counted, other.shape)  # the transpose of `columns`: both ways tell the same product
+        np.testing.assert_allclose((back * other).sum(), (counted * columns).sum(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("op", ["FusedConv", "FusedGemm"])

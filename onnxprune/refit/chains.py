@@ -1,0 +1,152 @@
+"""Layers that read each other alone, with nothing but pointwise nodes between them, and how numbers go through them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.engine.activation import activation_behind
+from onnxprune.engine.coupling import Coupling
+from onnxprune.engine.frontier import Frontier
+from onnxprune.engine.layers import Layer
+from onnxprune.ops.linear import LinearConv, LinearProduct, Places
+from onnxprune.refit.activated import Pointwise, pointwise
+from onnxprune.refit.moments import Bools, Floats
+
+__all__ = ["Chain", "Link", "find_chains"]
+
+MOST_LAYERS = 3
+NUDGE = 0.05  # of a layer's outputs, by which slopes are told: more than the steps of rounding between layers
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Layers that read each other alone.
+
+    Attributes:
+        layers: in order.
+        nodes: the pointwise nodes behind each, by number.
+    """
+
+    layers: tuple[Layer, ...]
+    nodes: tuple[tuple[int, ...], ...]
+
+
+def find_chains(coupling: Coupling, layers: Sequence[Layer]) -> list[Chain]:
+    """Returns the longest chains of layers, in pieces of no more than `MOST_LAYERS`."""
+    able = {layer.index: layer for layer in layers if _is_able(coupling, layer)}
+    behind = {k: activation_behind(coupling, layer) for k, layer in able.items()}
+    next_ = {k: j for k, layer in able.items() if (j := _follower(coupling, layer, behind[k], able)) is not None}
+    found = list[Chain]()
+    for first in sorted(set(next_) - set(next_.values())):
+        run = [first]
+        while run[-1] in next_:
+            run.append(next_[run[-1]])
+        for piece in np.array_split(run, -(-len(run) // MOST_LAYERS)):
+            found.append(Chain(tuple(able[k] for k in piece), tuple(behind[k] for k in piece)))
+    return found
+
+
+def _is_able(coupling: Coupling, layer: Layer) -> bool:
+    """Returns whether a layer's weights are its own, and what it makes is linear in them."""
+    plain = type(layer.view) in (LinearConv, LinearProduct) and not (layer.direct or layer.recurs)
+    return plain and layer.shared == 1 and coupling.trace.dtypes[layer.output].kind == "f"
+
+
+def _follower(coupling: Coupling, layer: Layer, nodes: Sequence[int], able: Mapping[int, Layer]) -> int | None:
+    """Returns the layer that alone reads what the last of these nodes makes."""
+    made = str(coupling.nodes[nodes[-1]].outputs[0].name) if nodes else layer.output
+    readers = coupling.readers.get(made, [])
+    if len(readers) != 1 or made in coupling.read_elsewhere or layer.other is not None:
+        return None
+    reader = able.get(readers[0][0])
+    return reader.index if reader is not None and reader.input == made else None
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """One layer of a chain, of which only features are looked at that stay.
+
+    Attributes:
+        layer: the layer.
+        view: how it is linear.
+        channels: of its input that are looked at, None for all.
+        features: (k,) the same of each group's features.
+        moves: (g, o, k + 1) which weights may change, the bias last.
+        respond: what the nodes behind it do, None where there are none.
+    """
+
+    layer: Layer
+    view: LinearConv | LinearProduct
+    channels: Places | None
+    features: Places
+    moves: Bools
+    respond: Pointwise | None
+
+    @staticmethod
+    def of(layer: Layer, nodes: Sequence[int], keep: Bools, rows: Bools, truth: Frontier) -> Link:
+        """Returns a layer as a link.
+
+        Args:
+            layer: the layer.
+            nodes: the pointwise nodes behind it.
+            keep: (g, f) whether a feature stays.
+            rows: (g, o) whether an output stays.
+            truth: the dense network.
+        """
+        view, channels, features = layer.view, None, np.arange(keep.shape[1])
+        assert isinstance(view, LinearConv | LinearProduct)
+        if len(keep) == 1:
+            taps = int(np.prod(view.shape[2:])) if isinstance(view, LinearConv) else 1
+            whole = keep[0].reshape(-1, taps).any(axis=1)
+            channels, features = np.flatnonzero(whole), np.flatnonzero(np.repeat(whole, taps))
+        weights = np.broadcast_to(keep[:, None, features], (*rows.shape, len(features)))
+        bias = np.full((*rows.shape, 1), layer.bias is not None)
+        moves = np.concatenate([weights, bias], axis=2) & (rows & ~layer.fixed)[:, :, None]
+        return Link(layer, view, channels, features, moves, pointwise(layer, nodes, truth) if nodes else None)
+
+    def taken(self, w: Floats, b: Floats) -> Floats:
+        """Returns (g, o, k + 1): weights (g, o, f) at the features that are looked at, and biases (g, o)."""
+        return np.concatenate([w[:, :, self.features], b[:, :, None]], axis=2)
+
+    def put(self, new: Floats, w: Floats) -> tuple[Floats, Floats]:
+        """Returns such weights in full size, the others as they are in `w`, and the biases."""
+        full = w.copy()
+        full[:, :, self.features] = new[:, :, :-1]
+        return full, new[:, :, -1]
+
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """Returns (n, g, k, places): what the layer reads of its input."""
+        return self.view.columns(x if self.channels is None else x.take(self.channels, axis=self._axis))
+
+    def spread(self, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns the sums, over where it is read, for each number of an input of this shape."""
+        if self.channels is None:
+            return self.view.spread(columns, shape)
+        few, found = list(shape), np.zeros(shape, columns.dtype)
+        few[self._axis] = len(self.channels)
+        own = self.view.spread(columns, tuple(few))
+        np.moveaxis(found, self._axis, 0)[self.channels] = np.moveaxis(own, self._axis, 0)
+        return found
+
+    def make(self, w: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns the output, with its bias, for what was read of an input of this shape."""
+        return self.view.laid(w[:, :, :-1] @ columns + w[:, :, -1:], shape)
+
+    def answer(self, made: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
+        """Returns what the nodes behind the layer make of its output, and of the branch that is added."""
+        return made if self.respond is None else self.respond(made, other)
+
+    def slope(self, made: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
+        """Returns by how much that changes with the output."""
+        if self.respond is None:
+            return np.ones_like(made)
+        by = np.float32(NUDGE * max(float(np.sqrt(np.square(made).mean())), 1e-12))
+        return (self.respond(made + by, other) - self.respond(made - by, other)) / (2 * by)
+
+    @property
+    def _axis(self) -> int:
+        """The axis of the input that holds channels."""
+        return 1 if isinstance(self.view, LinearConv) else -1

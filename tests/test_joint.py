@@ -1,0 +1,253 @@
+"""Chains of layers that are refitted together: which there are, the slopes that lead on, and what they gain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxprune
+from onnxprune.engine.coupling import Coupling, couple
+from onnxprune.engine.frontier import Frontier, Spool
+from onnxprune.engine.layers import find_layers
+from onnxprune.graph.runtime import provider_names
+from onnxprune.graph.trace import trace
+from onnxprune.refit.chains import Chain, Link, find_chains
+from onnxprune.refit.descent import Weights, descend
+from onnxprune.refit.gathering import Drawing, bias_of
+from onnxprune.refit.joint import _Error, _items
+
+MODELS = Path(__file__).parent.parent / "models"
+Node = tuple[str, str, str, dict[str, Any]]
+
+PICTURE, TOKENS = (4, 9, 9), (5, 8)
+AROUND: dict[str, Any] = {"pads": [1] * 4}
+
+FORMS: dict[str, tuple[tuple[int, ...], list[Node], dict[str, tuple[int, ...]]]] = {
+    "two convolutions": (
+        PICTURE,
+        [("Conv", "x a ab", "h", AROUND), ("Relu", "h", "r", {}), ("Conv", "r b bb", "y", {})],
+        {"a": (16, 4, 3, 3), "ab": (16,), "b": (6, 16, 1, 1), "bb": (6,)},
+    ),
+    "three, one of them by channel": (
+        PICTURE,
+        [
+            ("Conv", "x a", "h", {}),
+            ("Relu", "h", "r", {}),
+            ("Conv", "r d db", "s", AROUND | {"group": 16, "strides": [2, 2]}),
+            ("HardSwish", "s", "t", {}),
+            ("Conv", "t b", "y", {}),
+        ],
+        {"a": (16, 4, 1, 1), "d": (16, 1, 3, 3), "db": (16,), "b": (6, 16, 1, 1)},
+    ),
+    "in groups, with a branch and an activation": (
+        PICTURE,
+        [
+            ("Conv", "x p", "k", {}),
+            ("Conv", "k a ab", "h", AROUND | {"group": 2}),
+            ("BatchNormalization", "h scale shift shift var", "n", {}),
+            ("Relu", "n", "r", {}),
+            ("Conv", "r b bb", "z", AROUND | {"dilations": [2, 1], "pads": [2, 1, 2, 1]}),
+            ("Add", "z k", "s", {}),
+            ("Relu", "s", "y", {}),
+        ],
+        {"p": (6, 4, 1, 1), "a": (12, 3, 3, 3), "ab": (12,), "b": (6, 12, 3, 3), "bb": (6,)}
+        | {"scale": (12,), "shift": (12,), "var": (12,)},
+    ),
+    "products with biases behind": (
+        TOKENS,
+        [
+            ("MatMul", "x a", "h", {}),
+            ("Add", "h ab", "s", {}),
+            ("Gelu", "s", "r", {}),
+            ("MatMul", "r b", "z", {}),
+            ("Add", "bb z", "y", {}),
+        ],
+        {"a": (8, 24), "ab": (24,), "b": (24, 6), "bb": (6,)},
+    ),
+}
+
+
+def network(x: tuple[int, ...], nodes: list[Node], shapes: dict[str, tuple[int, ...]], outputs: str = "y") -> Any:
+    """Returns a model of `x` (n, ...), whose weights hang on their names."""
+    given = {}
+    for name, shape in shapes.items():
+        rng = np.random.default_rng(sum(map(ord, name)))
+        given[name] = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+    if "var" in given:
+        given["var"], given["scale"] = np.abs(given["var"]) + 1, np.abs(given["scale"]) + 1
+    graph = helper.make_graph(
+        [helper.make_node(op, ins.split(), [out], out, **attributes) for op, ins, out, attributes in nodes],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *x])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs.split()],
+        [numpy_helper.from_array(v.astype(np.float32), name) for name, v in given.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def coupled(model: onnx.ModelProto) -> Coupling:
+    source = ir.from_proto(model)
+    return couple(source, trace(source, seed=0, providers=provider_names(())))
+
+
+def outputs_of(coupling: Coupling) -> list[list[str]]:
+    """Returns the outputs of the layers of each chain."""
+    return [[layer.output for layer in chain.layers] for chain in find_chains(coupling, find_layers(coupling))]
+
+
+# ---------------------------------------------------------------- which chains there are
+@pytest.mark.parametrize("form", FORMS)
+def test_layers_that_read_each_other_alone_are_a_chain(form: str) -> None:
+    layers = {"three, one of them by channel": ["h", "s", "y"], "two convolutions": ["h", "y"]}.get(form, ["h", "z"])
+    assert outputs_of(coupled(network(*FORMS[form]))) == [layers]
+
+
+LINE: list[Node] = [("Gemm", "x a", "h", {}), ("Relu", "h", "r", {}), ("Gemm", "r b", "y", {})]
+APART: dict[str, tuple[list[Node], str]] = {
+    "read beside": ([*LINE, ("Sigmoid", "r", "t", {})], "y t"),
+    "an output": (LINE, "y r"),
+    "over an axis": ([LINE[0], ("Softmax", "h", "r", {}), LINE[2]], "y"),
+    "one weight": ([LINE[0], LINE[1], ("Gemm", "r a", "y", {})], "y"),
+    "with itself": ([LINE[0], LINE[1], ("MatMul", "r r", "y", {})], "y"),
+}
+
+
+@pytest.mark.parametrize("form", APART)
+def test_others_are_none(form: str) -> None:
+    nodes, outputs = APART[form]
+    assert outputs_of(coupled(network((8,), nodes, {"a": (8, 8), "b": (8, 8)}, outputs))) == []
+
+
+def test_long_chains_are_taken_in_pieces() -> None:
+    nodes: list[Node] = []
+    for k in range(7):
+        nodes += [("Gemm", f"{f'r{k - 1}' if k else 'x'} w{k}", f"h{k}", {}), ("Relu", f"h{k}", f"r{k}", {})]
+    model = network((8,), nodes, {f"w{k}": (8, 8) for k in range(7)}, "r6")
+    assert outputs_of(coupled(model)) == [["h0", "h1", "h2"], ["h3", "h4"], ["h5", "h6"]]
+
+
+# ---------------------------------------------------------------- slopes
+def errors_of(form: str) -> Iterator[tuple[_Error, Weights]]:
+    """Yields the error of each chain of a network whose weights are not those that are wanted, and its weights."""
+    coupling = coupled(network(*FORMS[form]))
+    rng, spool = np.random.default_rng(0), Spool()
+    batches = [{"x": rng.standard_normal((8, *FORMS[form][0])).astype(np.float32)} for _ in range(3)]
+    for chain in find_chains(coupling, find_layers(coupling)):
+        first, last = chain.layers[0], chain.layers[-1]
+        other = [last.other.name] if last.other else []
+        lasting = [(name, last.index + 1) for name in (first.input, last.output, *other)]
+        truth = Frontier(coupling, batches, provider_names(()), spool, lasting)
+        truth.advance(last.index + 1)
+        yield from _errors(chain, truth, rng)
+    spool.close()
+
+
+def _errors(chain: Chain, truth: Frontier, rng: np.random.Generator) -> Iterator[tuple[_Error, Weights]]:
+    keep, links = [], []
+    for layer, nodes in zip(chain.layers, chain.nodes, strict=True):
+        groups, outputs, features = layer.view.matrix(np.empty(layer.use.shape)).shape
+        keep.append(np.arange(features) >= (features // 4 if groups == 1 else 0))
+        rows = np.ones((groups, outputs), bool)
+        links.append(Link.of(layer, nodes, np.broadcast_to(keep[-1], (groups, features)), rows, truth))
+    items = list(_items(links, truth, truth, Drawing(0, 1), 1.0))
+    start = []
+    for link in links:
+        w = link.view.matrix(truth.content(link.layer.use.name).astype(np.float64))
+        w, b = w + 0.1 * rng.standard_normal(w.shape), bias_of(link.layer, truth)
+        start.append(np.where(link.moves, link.taken(w, b), 0))
+    yield _Error(links, items, links[-1].moves.any(axis=2), jobs=2), start
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_slopes_are_what_the_error_changes_by(form: str) -> None:
+    rng = np.random.default_rng(1)
+    for error, start in errors_of(form):
+        found, slope = error.look(start)
+        assert found > 0 and error.held(start) > 0
+        for k, w in enumerate(start):
+            assert not slope[k][~error.links[k].moves].any()
+            way = np.where(error.links[k].moves, rng.standard_normal(w.shape), 0) * np.abs(w).mean()
+            ahead, back = ([*start[:k], w + by * way, *start[k + 1 :]] for by in (0.01, -0.01))
+            told = (error.look(ahead)[0] - error.look(back)[0]) / 0.02
+            size = np.linalg.norm(slope[k]) * np.linalg.norm(way)  # of no use where the way is across the slope
+            assert told == pytest.approx(float(np.vdot(slope[k], way)), abs=0.02 * size)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_way_down_gets_nearer_on_what_is_held_out(form: str) -> None:
+    for error, start in errors_of(form):
+        found = descend(start, error.look, error.held, error.scaled(start))
+        assert found is not None and error.held(found) < 0.7 * error.held(start)
+
+
+def test_a_bowl_is_gone_down_to_its_bottom() -> None:
+    rng = np.random.default_rng(2)
+    bend, bottom = np.diag([1.0, 2.0, 30.0]), rng.standard_normal(3)
+
+    def look(w: Weights) -> tuple[float, Weights]:
+        left = w[0] - bottom
+        return float(left @ bend @ left) / 2, [bend @ left]
+
+    start = [np.zeros(3)]
+    found = descend(start, look, lambda w: look(w)[0], lambda slope: slope)
+    assert found is not None and look(found)[0] < 1e-3 * look(start)[0]
+    assert descend(start, look, lambda w: float(np.abs(w[0]).sum()), lambda slope: slope) is None  # only the start is 0
+    assert descend([bottom], look, lambda w: look(w)[0], lambda slope: slope) is None
+
+
+# ---------------------------------------------------------------- what they gain
+def error(model: onnx.ModelProto | Path, x: np.ndarray, test: np.ndarray, **options: Any) -> float:
+    """Returns the relative squared error of a pruned model's outputs on other inputs."""
+    (name,) = (v.name for v in (onnx.load(model) if isinstance(model, Path) else model).graph.input)
+    pruned = ir.to_proto(onnxprune.prune(model, ratio=0.5, calibration={name: x}, **options).model)
+    found, dense = (
+        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {name: test})[0]
+        for m in (pruned, onnx.load(model) if isinstance(model, Path) else model)
+    )
+    return float(np.square(found - dense).sum() / np.square(dense - dense.mean(0)).sum())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_units_that_stay_take_over_across_an_activation(form: str) -> None:
+    rng = np.random.default_rng(3)
+    x, test = (rng.standard_normal((512, *FORMS[form][0])).astype(np.float32) for _ in range(2))
+    model = network(*FORMS[form])
+    found = {mode: error(model, x, test, include=["a"], compensate=mode) for mode in ("lstsq", "joint", "auto")}
+    assert 0 < found["joint"] < 0.97 * found["lstsq"]
+    assert found["auto"] == found["joint"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_few_samples_make_nothing_worse(count: int) -> None:
+    rng = np.random.default_rng(4)
+    x, test = (rng.standard_normal((n, *PICTURE)).astype(np.float32) for n in (count, 256))
+    model = network(*FORMS["two convolutions"])
+    found = {mode: error(model, x, test, include=["a"], compensate=mode) for mode in ("lstsq", "joint")}
+    assert np.isfinite(found["joint"]) and found["joint"] < 1.05 * found["lstsq"]
+
+
+def test_the_result_hangs_on_no_number_of_jobs() -> None:
+    x = np.random.default_rng(5).standard_normal((256, *PICTURE)).astype(np.float32)
+    model = network(*FORMS["in groups, with a branch and an activation"])
+    one, two = (
+        ir.to_proto(onnxprune.prune(model, ratio=0.5, calibration={"x": x}, jobs=jobs).model).SerializeToString()
+        for jobs in (1, 3)
+    )
+    assert one == two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "vit"])
+def test_trained_networks_lose_less(name: str) -> None:
+    model, test = MODELS / f"digits_{name}.onnx", np.load(MODELS / "digits_test.npz")["input"]
+    (x,) = np.load(MODELS / "digits.npz").values()
+    found = {mode: error(model, x, test, compensate=mode) for mode in ("lstsq", "joint")}
+    assert found["joint"] < 0.97 * found["lstsq"]
