@@ -171,7 +171,7 @@ def picture(
             line = " ".join(at(r, find(points, name, r, *way).hits / 600) for r in ratios)
             shapes.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
     for k, ((criterion, compensate), colour) in enumerate(zip(ways, COLOURS, strict=False)):
-        x, y = 20 + k * 125, rows * high + 14
+        x, y = 20 + k * ((columns * wide - 40) // len(ways)), rows * high + 14
         shapes.append(f'<rect x="{x}" y="{y - 8}" width="14" height="4" fill="{colour}"/>')
         shapes.append(f'<text x="{x + 19}" y="{y}" class="tick">{criterion} + {compensate}</text>')
     style = (

@@ -154,6 +154,20 @@ def test_without_trials_the_least_foretold_loss_decides(monkeypatch: pytest.Monk
     assert first.cut / first.units > second.cut / second.units  # copies cost nothing: never what uniform counts do
 
 
+def test_points_of_a_sweep_share_what_trials_may_cost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = onnxprune.prune(model(), ratio=0, calibration={"x": np.zeros((8, 8), np.float32)})
+    monkeypatch.setattr(aim, "WORK", 4 * found.report.macs.before * 64)
+    monkeypatch.setattr(contest, "WORTH", 1e9)
+    made = list[int]()
+    wins = aim.winner
+    monkeypatch.setattr(aim, "winner", lambda *given, **more: made.append(1) or wins(*given, **more))
+    inputs = {"x": np.random.default_rng(5).normal(size=(64, 8)).astype(np.float32)}
+    onnxprune.sweep(model(), ["macs=0.5"], tmp_path, calibration=inputs, samples=64)
+    assert not made
+    onnxprune.prune(model(), target={"macs": 0.5}, calibration=inputs, samples=64)
+    assert made
+
+
 def residual() -> onnx.ModelProto:
     """Returns a model with a residual stream, the first group, whose units are copies of few."""
     nodes = [

@@ -234,6 +234,15 @@ def test_few_samples_make_nothing_worse(count: int) -> None:
     assert np.isfinite(found["joint"]) and found["joint"] < 1.05 * found["lstsq"]
 
 
+@pytest.mark.parametrize("size", [0.0, 1e20, 1e30])
+def test_numbers_that_overflow_stop_nothing(size: float) -> None:
+    model = network(*FORMS["two convolutions"])
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(size), tensor.name))
+    x = np.random.default_rng(6).standard_normal((64, *PICTURE)).astype(np.float32)
+    assert onnxprune.prune(model, ratio=0.5, calibration={"x": x}, validate=False).model.graph.num_nodes() == 3
+
+
 def test_the_result_hangs_on_no_number_of_jobs() -> None:
     x = np.random.default_rng(5).standard_normal((256, *PICTURE)).astype(np.float32)
     model = network(*FORMS["in groups, with a branch and an activation"])

@@ -80,7 +80,10 @@ def refit_jointly(
         return None
     error = _Error(links, items, rows[-1], drawing.jobs)
     start = [link.taken(w, b) for link, (w, b) in zip(links, found, strict=True)]
-    new = descend(start, error.look, error.held, error.scaled(start))
+    try:
+        new = descend(start, error.look, error.held, error.scaled(start))
+    except np.linalg.LinAlgError:  # of inputs that are no numbers
+        return None
     return None if new is None else [link.put(of, w) for link, of, (w, _) in zip(links, new, found, strict=True)]
 
 
@@ -226,7 +229,8 @@ class _Error:
         for link, (columns, y, _) in zip(self.links, self._through(w, item), strict=True):
             places = columns.shape[3]
             share = min(1.0, CORRELATED * columns.shape[2] / self.count)
-            drawn = np.random.default_rng(len(columns)).choice(places, max(1, round(share * places)), replace=False)
+            rng = np.random.default_rng(len(columns))  # the same places in items of one size
+            drawn = rng.choice(places, max(1, round(share * places)), replace=False)
             some = columns[:, :, :, np.sort(drawn)]
             some = np.concatenate([some, np.ones_like(some[:, :, :1])], axis=2)
             products = (some @ some.transpose(0, 1, 3, 2)).sum(axis=0) * (places / len(drawn))
