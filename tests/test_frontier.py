@@ -15,6 +15,7 @@ import onnxprune
 from onnxprune.engine import frontier
 from onnxprune.engine.coupling import Coupling, couple
 from onnxprune.engine.frontier import Frontier, Live, Spool, samples_at_once
+from onnxprune.engine.layers import find_layers
 from onnxprune.graph.model import load
 from onnxprune.graph.runtime import provider_names
 from onnxprune.graph.trace import trace
@@ -104,3 +105,21 @@ def test_a_rank_that_depends_on_the_batch_is_one_line() -> None:
     one = {"x": np.ones((1, 6, 5), np.float32)}
     with pytest.raises(onnxprune.OnnxPruneError, match=r"does not run on .*rank"):
         onnxprune.prune(model, ratio=0.5, calibration=one)
+
+
+def test_a_value_is_made_anew_with_other_weights() -> None:
+    coupling = coupled("digits_mlp.onnx")
+    batches = [{"input": np.random.default_rng(k).random((4, 1, 8, 8), np.float32)} for k in range(2)]
+    layers, spool = find_layers(coupling), Spool()
+    lasting = [(layers[0].input, layers[1].index + 1)]
+    before, after = (Frontier(coupling, batches, provider_names(()), spool, lasting) for _ in range(2))
+    before.advance(layers[1].index)
+    old = before.values[1][layers[1].input]
+    for frontier_ in (before, after):
+        frontier_.weights[layers[0].use.name] = frontier_.content(layers[0].use.name) * 2
+    before.again(range(layers[0].index, layers[1].index), layers[1].input)
+    after.advance(layers[1].index)
+    for one, other in zip(before.values, after.values, strict=True):
+        np.testing.assert_allclose(one[layers[1].input], other[layers[1].input], rtol=1e-6)
+    assert not np.allclose(old, before.values[1][layers[1].input])
+    spool.close()
