@@ -108,7 +108,7 @@ class LinearConv:
     def patches(self, x: np.ndarray, places: np.ndarray, features: Places | None = None) -> np.ndarray:
         """Returns the windows that make the outputs at `places`, channel by channel."""
         kernel, rank, strides, dilations = self.shape[2:], x.ndim - 2, np.array(self.strides), np.array(self.dilations)
-        padded = np.pad(x, [(0, 0), (0, 0), *((self.pads[k], self.pads[k + rank]) for k in range(rank))])
+        padded = self._padded(x)
         sizes = padded.shape[2:]
         ends = (np.array(sizes) - dilations * (np.array(kernel) - 1) - 1) // strides + 1
         corners = np.stack(np.unravel_index(places, ends)) * strides[:, None]
@@ -122,15 +122,13 @@ class LinearConv:
 
     def columns(self, x: np.ndarray) -> np.ndarray:
         """Returns (samples, groups, features, places): the windows of all outputs; features as in `matrix`."""
-        rank = x.ndim - 2
-        padded = np.pad(x, [(0, 0), (0, 0), *((self.pads[k], self.pads[k + rank]) for k in range(rank))])
+        padded = self._padded(x)
         windows = [padded[taps] for taps in self._taps(padded.shape[2:])]
         return np.stack(windows, axis=2).reshape(len(x), self.groups, -1, int(np.prod(windows[0].shape[2:])))
 
     def spread(self, columns: np.ndarray, shape: Shape) -> np.ndarray:
         """Returns what numbers for columns come to for each number of an input of this shape: the sums over windows."""
-        rank = len(shape) - 2
-        sizes = [n + self.pads[k] + self.pads[k + rank] for k, n in enumerate(shape[2:])]
+        sizes = self._sizes(shape)
         padded = np.zeros((*shape[:2], *sizes), columns.dtype)
         taps = self._taps(sizes)
         windows = columns.reshape(*shape[:2], len(taps), *padded[taps[0]].shape[2:])
@@ -146,9 +144,18 @@ class LinearConv:
 
     def laid(self, stacked: np.ndarray, shape: Shape) -> np.ndarray:
         """Returns an output that is stacked as the node makes it of an input of this shape."""
-        rank = len(shape) - 2
-        first = self._taps([n + self.pads[k] + self.pads[k + rank] for k, n in enumerate(shape[2:])])[0]
+        first = self._taps(self._sizes(shape))[0]
         return stacked.reshape(shape[0], -1, *(len(range(at.start, at.stop, at.step)) for at in first[2:]))
+
+    def _padded(self, x: np.ndarray) -> np.ndarray:
+        """Returns an input with its padding."""
+        rank = x.ndim - 2
+        return np.pad(x, [(0, 0), (0, 0), *((self.pads[k], self.pads[k + rank]) for k in range(rank))])
+
+    def _sizes(self, shape: Shape) -> list[int]:
+        """Returns the sizes that an input of this shape has with its padding."""
+        rank = len(shape) - 2
+        return [n + self.pads[k] + self.pads[k + rank] for k, n in enumerate(shape[2:])]
 
     def _taps(self, sizes: Sequence[int]) -> list[tuple[slice, ...]]:
         """Returns for each tap of the kernel where all outputs read it in an input of these sizes, padding included."""

@@ -129,7 +129,7 @@ class _Walk:
         self.pruned = Frontier(self.coupling, batches, providers, spool, lasting + begins)
         self.out = Compensated(np.zeros(0, np.int64))
         self.fitted: dict[int, tuple[Floats, Floats]] = {}  # weights and biases of layers in chains
-        self.changed: set[int] = set()  # layers in chains that lost something or see something else
+        self.changed: set[int] = set()  # layers that lost something or see something else
         self.visited: set[str] = set()  # weights that several nodes read
 
     def run(self, progress: Callable[[int, int], None] | None) -> Compensated:
@@ -211,15 +211,14 @@ class _Walk:
         mixes = [] if layer.direct else selection.mixes.get(layer.index, [])
         w, b = np.where(keep[:, None, :], w0, 0), b0
         able = self.mends or (self.mode == "bias" and not layer.is_cell)  # means mislead a loop
-        changed = moments is not None and able and (not keep.all() or self._moved(layer))
-        if changed and moments is not None:
+        if moments is not None and able and (not keep.all() or self._moved(layer)):
+            self.changed.add(layer.index)
             gain = layer.gain.reshape(b0.shape) * (rows | bool(mixes))  # what is cut may still go into the rest
             w, b = self._refitted(layer, moments, (w0, b0), keep, gain)
         for mix in mixes:
             mix.into(w, b)
         if layer.index in self.chained and not mixes:
             self.fitted[layer.index] = w, b
-            self.changed |= {layer.index} if changed else set()
         self._store(layer, np.where(rows[:, :, None], w, 0), np.where(rows, b, 0))
 
     def _kept(self, layer: Layer) -> Bools:
@@ -241,8 +240,8 @@ class _Walk:
             self.out.notes.append(f"{name}: a refit did no better than the old weights")
         found = w, b, ridge
         further = toward_activation(layer, self.pruned, self.dense, self.drawing, found, w0, keep, (fit, check))
-        limit, left = _largest(self.dense.content(layer.use.name).dtype), np.where(keep[:, None, :], w0, 0)
-        w, b = _within(limit, further, _within(limit, found[:2], (left, b0)))
+        left = np.where(keep[:, None, :], w0, 0)
+        w, b = self._within(layer, further, self._within(layer, found[:2], (left, b0)))
         w = np.where(layer.fixed[:, :, None], left, w)
         return w, np.where(layer.fixed | (layer.bias is None), b0, b)
 
@@ -259,8 +258,15 @@ class _Walk:
         if new is None:
             return
         for layer, one, old in zip(chain.layers, new, found, strict=True):
-            self._store(layer, *_within(_largest(self.dense.content(layer.use.name).dtype), one, old))
+            self._store(layer, *self._within(layer, one, old))
         self.pruned.again(range(first.index, last.index), last.input)
+
+    def _within(self, layer: Layer, new: tuple[Floats, Floats], old: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+        """Returns weights (g, o, f) and biases (g, o), old ones for outputs that the weight's type can't hold."""
+        dtype = self.dense.content(layer.use.name).dtype
+        limit = float(np.finfo(dtype).max) if dtype == np.float16 else np.inf
+        holds = (np.abs(new[0]).max(axis=2, initial=0) <= limit) & (np.abs(new[1]) <= limit)
+        return np.where(holds[:, :, None], new[0], old[0]), np.where(holds, new[1], old[1])
 
     def _moved(self, layer: Layer) -> bool:
         """Returns whether the layer sees or must mend anything that differs from the dense network."""
@@ -289,17 +295,6 @@ class _Walk:
         elif b.any():
             self.out.biases[bias] = b.reshape(bias.shape).astype(old.dtype)
             self.pruned.biases[bias.node] = (bias.slot, self.out.biases[bias])
-
-
-def _largest(dtype: np.dtype) -> float:
-    """Returns the largest number of a type, as far as it is less than what float32 holds."""
-    return float(np.finfo(dtype).max) if dtype == np.float16 else np.inf
-
-
-def _within(limit: float, new: tuple[Floats, Floats], old: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-    """Returns weights (g, o, f) and biases (g, o), old ones for outputs whose new ones a type can't hold."""
-    holds = (np.abs(new[0]).max(axis=2, initial=0) <= limit) & (np.abs(new[1]) <= limit)
-    return np.where(holds[:, :, None], new[0], old[0]), np.where(holds, new[1], old[1])
 
 
 def _read(layer: Layer) -> list[str]:

@@ -116,14 +116,18 @@ def sampled(
         places = layer.view.places(truth.values[k][layer.output].shape, share, rng)
         rows = _rows(layer, seen, truth, k, places, features)
         if given > 1 or k >= given:  # what is given stands first
-            held = k < given and (k % CHECK_EVERY == CHECK_EVERY - 1 or (given < CHECK_EVERY and k == given - 1))
-            return [work(replace(rows, held=held))]
+            return [work(replace(rows, held=is_held(k, given)))]
         half = max(1, rows.p.shape[1] // CHECK_EVERY)
         return [work(rows.part(slice(half), held=True)), work(rows.part(slice(half, None), held=False))]
 
     numbers = range(len(truth.values) if mixed else given)
     made = map(drawn, numbers) if _is_wide(layer) else abreast(drawn, numbers, drawing.jobs)
     return chain.from_iterable(made)
+
+
+def is_held(k: int, given: int) -> bool:
+    """Returns whether batch k is held out, of so many that are given; mixtures stand behind these."""
+    return k < given and (k % CHECK_EVERY == CHECK_EVERY - 1 or (given < CHECK_EVERY and k == given - 1))
 
 
 def quiet(layers: Sequence[Layer]) -> threadpool_limits:

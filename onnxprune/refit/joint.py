@@ -20,7 +20,7 @@ from onnxprune.abreast import abreast
 from onnxprune.engine.frontier import Frontier
 from onnxprune.refit.chains import Chain, Link
 from onnxprune.refit.descent import Weights, descend
-from onnxprune.refit.gathering import CHECK_EVERY, LEAST_ROWS, Drawing, bias_of
+from onnxprune.refit.gathering import CHECK_EVERY, LEAST_ROWS, Drawing, bias_of, is_held
 from onnxprune.refit.moments import Bools, Floats
 
 __all__ = ["refit_jointly"]
@@ -116,7 +116,7 @@ def _items(links: Sequence[Link], seen: Frontier, truth: Frontier, drawing: Draw
         rng = np.random.default_rng([drawing.seed, last.layer.index, k])
         drawn = np.sort(rng.choice(len(x), count, replace=False))
         x, (wanted, other) = x[drawn].astype(np.float32), _wanted(last, seen, truth, k, drawn)
-        held = k < given and (k % CHECK_EVERY == CHECK_EVERY - 1 or (given < CHECK_EVERY and k == given - 1))
+        held = is_held(k, given)
         begin = max(1, count // CHECK_EVERY) if held and given == 1 else 0  # one batch is taken apart
         step = max(1, MOST_AT_ONCE * count // (widest * max(_places(last, wanted.shape), 1)))
         for start, stop, out in ((0, begin, True), (begin, count, held and not begin)):
