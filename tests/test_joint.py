@@ -19,7 +19,7 @@ from onnxprune.engine.frontier import Frontier, Spool
 from onnxprune.engine.layers import find_layers
 from onnxprune.graph.runtime import provider_names
 from onnxprune.graph.trace import trace
-from onnxprune.refit.chains import Chain, Link, find_chains
+from onnxprune.refit.chains import Chain, find_chains
 from onnxprune.refit.descent import Weights, descend
 from onnxprune.refit.gathering import Drawing, bias_of
 from onnxprune.refit.joint import _Error, _items
@@ -72,6 +72,74 @@ FORMS: dict[str, tuple[tuple[int, ...], list[Node], dict[str, tuple[int, ...]]]]
         ],
         {"a": (8, 24), "ab": (24,), "b": (24, 6), "bb": (6,)},
     ),
+    "values that attention mixes": (
+        TOKENS,
+        [
+            ("Constant", "", "heads", {"value_ints": [0, 0, 3, 2, 6]}),
+            ("Constant", "", "third", {"value_int": 2}),
+            ("Constant", "", "twelve", {"value_ints": [12]}),
+            ("Shape", "x", "tokens", {"start": 1, "end": 2}),
+            ("MatMul", "x a", "p", {}),
+            ("Add", "p ab", "q", {}),
+            ("Reshape", "q heads", "r", {}),
+            ("Transpose", "r", "s", {"perm": [2, 0, 3, 1, 4]}),
+            ("Gather", "s third", "v", {}),
+            ("MatMul", "x k", "m", {}),
+            ("Transpose", "x", "n", {"perm": [0, 2, 1]}),
+            ("MatMul", "m n", "u", {}),
+            ("Constant", "", "one", {"value_ints": [1]}),
+            ("Unsqueeze", "u one", "l", {}),
+            ("Softmax", "l", "w", {}),
+            ("MatMul", "w v", "h", {}),
+            ("Transpose", "h", "i", {"perm": [0, 2, 1, 3]}),
+            ("Shape", "i", "batch", {"end": 1}),
+            ("Concat", "batch tokens twelve", "wide", {"axis": 0}),
+            ("Reshape", "i wide", "j", {}),
+            ("MatMul", "j b", "z", {}),
+            ("Add", "z x", "y", {}),
+        ],
+        {"a": (8, 36), "ab": (36,), "k": (8, 8), "b": (12, 8)},
+    ),
+    "values that several heads share, of channels first": (
+        (4, 3, 3),
+        [
+            ("Constant", "", "few", {"value_ints": [0, 2, 1, 8, 9]}),
+            ("Constant", "", "many", {"value_ints": [1, 1, 3, 1, 1]}),
+            ("Constant", "", "flat", {"value_ints": [0, 48, 3, 3]}),
+            ("Constant", "", "lines", {"value_ints": [0, 1, 1, 4, 9]}),
+            ("Conv", "x a ab", "v", {}),
+            ("Reshape", "v few", "t", {}),
+            ("Tile", "t many", "r", {}),
+            ("Reshape", "x lines", "q", {}),
+            ("Transpose", "q", "k", {"perm": [0, 1, 2, 4, 3]}),
+            ("MatMul", "k q", "m", {}),
+            ("Softmax", "m", "w", {"axis": -2}),
+            ("MatMul", "r w", "h", {}),
+            ("Reshape", "h flat", "i", {}),
+            ("Conv", "i b bb", "y", {}),
+        ],
+        {"a": (16, 4, 1, 1), "ab": (16,), "b": (6, 48, 1, 1), "bb": (6,)},
+    ),
+    "gates": (
+        TOKENS,
+        [
+            ("MatMul", "x a", "g", {}),
+            ("Sigmoid", "g", "s", {}),
+            ("Mul", "g s", "r", {}),
+            ("MatMul", "x u", "h", {}),
+            ("Mul", "r h", "p", {}),
+            ("MatMul", "p b", "z", {}),
+            ("Add", "bb z", "y", {}),
+        ],
+        {"a": (8, 24), "u": (8, 24), "b": (24, 6), "bb": (6,)},
+    ),
+}
+LAYERS = {
+    "three, one of them by channel": [["h", "s", "y"]],
+    "two convolutions": [["h", "y"]],
+    "values that attention mixes": [["p", "z"]],
+    "values that several heads share, of channels first": [["v", "y"]],
+    "gates": [["g", "z"], ["h", "z"]],
 }
 
 
@@ -100,14 +168,14 @@ def coupled(model: onnx.ModelProto) -> Coupling:
 
 def outputs_of(coupling: Coupling) -> list[list[str]]:
     """Returns the outputs of the layers of each chain."""
-    return [[layer.output for layer in chain.layers] for chain in find_chains(coupling, find_layers(coupling))]
+    still = Frontier(coupling, (), provider_names(()), Spool(), ())
+    return [[layer.output for layer in chain.layers] for chain in find_chains(still, find_layers(coupling))]
 
 
 # ---------------------------------------------------------------- which chains there are
 @pytest.mark.parametrize("form", FORMS)
 def test_layers_that_read_each_other_alone_are_a_chain(form: str) -> None:
-    layers = {"three, one of them by channel": ["h", "s", "y"], "two convolutions": ["h", "y"]}.get(form, ["h", "z"])
-    assert outputs_of(coupled(network(*FORMS[form]))) == [layers]
+    assert outputs_of(coupled(network(*FORMS[form]))) == LAYERS.get(form, [["h", "z"]])
 
 
 LINE: list[Node] = [("Gemm", "x a", "h", {}), ("Relu", "h", "r", {}), ("Gemm", "r b", "y", {})]
@@ -126,6 +194,31 @@ def test_others_are_none(form: str) -> None:
     assert outputs_of(coupled(network((8,), nodes, {"a": (8, 8), "b": (8, 8)}, outputs))) == []
 
 
+GATED: list[Node] = [("MatMul", "x a", "h", {}), ("Mul", "h t", "p", {}), ("MatMul", "p b", "y", {})]
+ASIDE: dict[str, tuple[list[Node], str]] = {
+    "as it should be": ([("Tanh", "x", "t", {}), *GATED], "y"),
+    "its shape is read": ([("Tanh", "x", "t", {}), *GATED, ("Shape", "h", "s", {})], "y s"),
+    "read beside": ([("Tanh", "x", "t", {}), *GATED, ("Sigmoid", "h", "s", {})], "y s"),
+    "moved and read beside": (
+        [("Tanh", "x", "t", {}), *GATED, ("Transpose", "h", "m", {}), ("Sigmoid", "m", "s", {})],
+        "y s",
+    ),
+    "an output": ([("Tanh", "x", "t", {}), *GATED], "y h"),
+    "gated by itself": ([GATED[0], ("Softmax", "h", "t", {}), *GATED[1:]], "y"),
+    "squared": ([GATED[0], ("Mul", "h h", "p", {}), GATED[2]], "y"),
+    "the product is read beside": ([("Tanh", "x", "t", {}), *GATED, ("Sigmoid", "p", "s", {})], "y s"),
+    "with a constant": ([GATED[0], ("MatMul", "h c", "p", {}), GATED[2]], "y"),
+}
+
+
+@pytest.mark.parametrize("form", ASIDE)
+def test_a_product_counts_where_nothing_else_sees_what_the_layer_makes(form: str) -> None:
+    nodes, outputs = ASIDE[form]
+    found = outputs_of(coupled(network((8,), nodes, {"a": (8, 8), "b": (8, 8), "c": (8, 8)}, outputs)))
+    mixed = [layers for layers in found if layers == ["h", "y"]]
+    assert len(mixed) == (form in ("as it should be", "its shape is read"))
+
+
 def test_long_chains_are_taken_in_pieces() -> None:
     nodes: list[Node] = []
     for k in range(7):
@@ -139,11 +232,12 @@ def errors_of(form: str) -> Iterator[tuple[_Error, Weights]]:
     """Yields the error of each chain of a network whose weights are not those that are wanted, and its weights."""
     coupling = coupled(network(*FORMS[form]))
     rng, spool = np.random.default_rng(0), Spool()
-    batches = [{"x": rng.standard_normal((8, *FORMS[form][0])).astype(np.float32)} for _ in range(3)]
-    for chain in find_chains(coupling, find_layers(coupling)):
-        first, last = chain.layers[0], chain.layers[-1]
+    batches = [{"x": rng.standard_normal((32, *FORMS[form][0])).astype(np.float32)} for _ in range(3)]
+    still = Frontier(coupling, (), provider_names(()), spool, ())
+    for chain in find_chains(still, find_layers(coupling)):
+        last = chain.layers[-1]
         other = [last.other.name] if last.other else []
-        lasting = [(name, last.index + 1) for name in (first.input, last.output, *other)]
+        lasting = [(name, last.index + 1) for name in (*chain.asks(coupling), last.output, *other)]
         truth = Frontier(coupling, batches, provider_names(()), spool, lasting)
         truth.advance(last.index + 1)
         yield from _errors(chain, truth, rng)
@@ -151,13 +245,14 @@ def errors_of(form: str) -> Iterator[tuple[_Error, Weights]]:
 
 
 def _errors(chain: Chain, truth: Frontier, rng: np.random.Generator) -> Iterator[tuple[_Error, Weights]]:
-    keep, links = [], []
-    for layer, nodes in zip(chain.layers, chain.nodes, strict=True):
+    keep, rows = [], []
+    for layer in chain.layers:
         groups, outputs, features = layer.view.matrix(np.empty(layer.use.shape)).shape
-        keep.append(np.arange(features) >= (features // 4 if groups == 1 else 0))
-        rows = np.ones((groups, outputs), bool)
-        links.append(Link.of(layer, nodes, np.broadcast_to(keep[-1], (groups, features)), rows, truth))
-    items = list(_items(links, truth, truth, Drawing(0, 1), 1.0))
+        stays = np.arange(features) >= (features // 4 if groups == 1 else 0)
+        keep.append(np.broadcast_to(stays, (groups, features)))
+        rows.append(np.ones((groups, outputs), bool))
+    links = chain.links(keep, rows, truth)
+    items = list(_items(chain, links, truth, truth, Drawing(0, 1), 1.0))
     start = []
     for link in links:
         w = link.view.matrix(truth.content(link.layer.use.name).astype(np.float64))
@@ -225,13 +320,22 @@ def test_units_that_stay_take_over_across_an_activation(form: str) -> None:
     assert found["auto"] == found["joint"]
 
 
+@pytest.mark.parametrize("form", ["two convolutions", "values that attention mixes", "gates"])
 @pytest.mark.parametrize("count", [1, 3, 9])
-def test_few_samples_make_nothing_worse(count: int) -> None:
+def test_few_samples_make_nothing_worse(count: int, form: str) -> None:
     rng = np.random.default_rng(4)
-    x, test = (rng.standard_normal((n, *PICTURE)).astype(np.float32) for n in (count, 256))
-    model = network(*FORMS["two convolutions"])
+    x, test = (rng.standard_normal((n, *FORMS[form][0])).astype(np.float32) for n in (count, 256))
+    model = network(*FORMS[form])
     found = {mode: error(model, x, test, include=["a"], compensate=mode) for mode in ("lstsq", "joint")}
     assert np.isfinite(found["joint"]) and found["joint"] < 1.05 * found["lstsq"]
+
+
+@pytest.mark.parametrize("form", ["values that attention mixes", "gates"])
+def test_one_batch_is_taken_apart(form: str) -> None:
+    rng = np.random.default_rng(7)
+    x, test = (rng.standard_normal((n, *FORMS[form][0])).astype(np.float32) for n in (64, 256))
+    found = {mode: error(network(*FORMS[form]), x, test, include=["a"], compensate=mode) for mode in ("lstsq", "joint")}
+    assert found["joint"] < 0.97 * found["lstsq"]
 
 
 @pytest.mark.parametrize("size", [0.0, 1e20, 1e30])

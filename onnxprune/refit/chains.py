@@ -1,4 +1,4 @@
-"""Layers that read each other alone, with nothing but pointwise nodes between them, and how numbers go through them."""
+"""Layers that read each other alone, with pointwise nodes or a product between them, and how numbers go through."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 
 from onnxprune.engine.activation import activation_behind
 from onnxprune.engine.coupling import Coupling
-from onnxprune.engine.frontier import Frontier
+from onnxprune.engine.frontier import Frontier, inputs_of
 from onnxprune.engine.layers import Layer
 from onnxprune.ops.linear import LinearConv, LinearProduct, Places
 from onnxprune.refit.activated import Pointwise, pointwise
 from onnxprune.refit.moments import Bools, Floats
+from onnxprune.refit.passage import Passage, find_passages
 
 __all__ = ["Chain", "Link", "find_chains"]
 
@@ -28,14 +29,56 @@ class Chain:
     Attributes:
         layers: in order.
         nodes: the pointwise nodes behind each, by number.
+        passage: what stands between the two layers where it is not pointwise.
     """
 
     layers: tuple[Layer, ...]
     nodes: tuple[tuple[int, ...], ...]
+    passage: Passage | None = None
+
+    def between(self, coupling: Coupling) -> list[int]:
+        """Returns the nodes that hang on what the first layer makes, and on which hangs what the last one reads."""
+        first, last = self.layers[0], self.layers[-1]
+        apart = coupling.trace.static | ({self.passage.beside(coupling)} if self.passage else set())
+        behind, found = {first.output}, [first.index]
+        for k in range(first.index + 1, last.index):
+            made = {str(v.name) for v in coupling.nodes[k].outputs} - apart
+            if made and behind & set(inputs_of(coupling.nodes[k])):
+                found.append(k)
+                behind |= made
+        return found
+
+    def asks(self, coupling: Coupling) -> list[str]:
+        """Returns the values that are looked at until the last layer has been refitted."""
+        if self.passage is None:
+            return [self.layers[0].input]
+        nodes = (*self.passage.before, self.passage.index, *self.passage.behind)
+        made = {str(v.name) for k in nodes for v in coupling.nodes[k].outputs}
+        read = {name for k in nodes for name in inputs_of(coupling.nodes[k])}
+        return [self.layers[0].input, *sorted(read - made - {self.passage.start})]
+
+    def links(self, keep: Sequence[Bools], rows: Sequence[Bools], truth: Frontier) -> list[Link]:
+        """Returns the layers as links.
+
+        Args:
+            keep: (g, f) of each layer, whether a feature stays.
+            rows: (g, o) of each layer, whether an output stays.
+            truth: the dense network.
+        """
+        free = list(rows)
+        if self.passage is not None:
+            free[0] = rows[0] & self.passage.reaches
+        return [Link.of(*of, truth) for of in zip(self.layers, self.nodes, keep, free, strict=True)]
 
 
-def find_chains(coupling: Coupling, layers: Sequence[Layer]) -> list[Chain]:
-    """Returns the longest chains of layers, in pieces of no more than `MOST_LAYERS`."""
+def find_chains(still: Frontier, layers: Sequence[Layer]) -> list[Chain]:
+    """Returns the longest chains of layers, in pieces of no more than `MOST_LAYERS`.
+
+    Args:
+        still: the network, of which nothing need be run.
+        layers: its layers.
+    """
+    coupling = still.coupling
     able = {layer.index: layer for layer in layers if _is_able(coupling, layer)}
     behind = {k: activation_behind(coupling, layer) for k, layer in able.items()}
     next_ = {k: j for k, layer in able.items() if (j := _follower(coupling, layer, behind[k], able)) is not None}
@@ -46,6 +89,10 @@ def find_chains(coupling: Coupling, layers: Sequence[Layer]) -> list[Chain]:
             run.append(next_[run[-1]])
         for piece in np.array_split(run, -(-len(run) // MOST_LAYERS)):
             found.append(Chain(tuple(able[k] for k in piece), tuple(behind[k] for k in piece)))
+    chained = {layer.index for chain in found for layer in chain.layers}
+    alone = {k: layer for k, layer in able.items() if k not in chained}
+    for one, other, passage in find_passages(still, alone, behind):
+        found.append(Chain((one, other), (behind[one.index], behind[other.index]), passage))
     return found
 
 
@@ -67,14 +114,15 @@ def _follower(coupling: Coupling, layer: Layer, nodes: Sequence[int], able: Mapp
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """One layer of a chain, of which only features are looked at that stay.
+    """One layer of a chain, of which only what stays is looked at.
 
     Attributes:
         layer: the layer.
         view: how it is linear.
         channels: of its input that are looked at, None for all.
         features: (k,) the same of each group's features.
-        moves: (g, o, k + 1) which weights may change, the bias last.
+        outputs: (m,) the same of each group's outputs; what others make counts as zero.
+        moves: (g, m, k + 1) which weights may change, the bias last.
         respond: what the nodes behind it do, None where there are none.
     """
 
@@ -82,6 +130,7 @@ class Link:
     view: LinearConv | LinearProduct
     channels: Places | None
     features: Places
+    outputs: Places
     moves: Bools
     respond: Pointwise | None
 
@@ -93,7 +142,7 @@ class Link:
             layer: the layer.
             nodes: the pointwise nodes behind it.
             keep: (g, f) whether a feature stays.
-            rows: (g, o) whether an output stays.
+            rows: (g, o) whether an output may change.
             truth: the dense network.
         """
         view, channels, features = layer.view, None, np.arange(keep.shape[1])
@@ -102,24 +151,34 @@ class Link:
             taps = int(np.prod(view.shape[2:])) if isinstance(view, LinearConv) else 1
             whole = keep[0].reshape(-1, taps).any(axis=1)
             channels, features = np.flatnonzero(whole), np.flatnonzero(np.repeat(whole, taps))
-        weights = np.broadcast_to(keep[:, None, features], (*rows.shape, len(features)))
-        bias = np.full((*rows.shape, 1), layer.bias is not None)
-        moves = np.concatenate([weights, bias], axis=2) & (rows & ~layer.fixed)[:, :, None]
-        return Link(layer, view, channels, features, moves, pointwise(layer, nodes, truth) if nodes else None)
+        outputs = np.flatnonzero(rows.any(axis=0))
+        weights = np.broadcast_to(keep[:, None, features], (len(rows), len(outputs), len(features)))
+        bias = np.full((len(rows), len(outputs), 1), layer.bias is not None)
+        moves = np.concatenate([weights, bias], axis=2) & (rows & ~layer.fixed)[:, outputs, None]
+        respond = pointwise(layer, nodes, truth) if nodes else None
+        return Link(layer, view, channels, features, outputs, moves, respond)
 
     def taken(self, w: Floats, b: Floats) -> Floats:
-        """Returns (g, o, k + 1): weights (g, o, f) at the features that are looked at, and biases (g, o)."""
-        return np.concatenate([w[:, :, self.features], b[:, :, None]], axis=2)
+        """Returns (g, m, k + 1): weights (g, o, f) and biases (g, o) that are looked at."""
+        return np.concatenate([w[:, :, self.features], b[:, :, None]], axis=2)[:, self.outputs]
 
-    def put(self, new: Floats, w: Floats) -> tuple[Floats, Floats]:
-        """Returns such weights in full size, the others as they are in `w`, and the biases."""
-        full = w.copy()
-        full[:, :, self.features] = new[:, :, :-1]
-        return full, new[:, :, -1]
+    def put(self, new: Floats, w: Floats, b: Floats) -> tuple[Floats, Floats]:
+        """Returns such weights and biases in full size, the others as they are in `w` and `b`."""
+        full, level = w.copy(), b.copy()
+        full[:, self.outputs[:, None], self.features], level[:, self.outputs] = new[:, :, :-1], new[:, :, -1]
+        return full, level
 
     def read(self, x: np.ndarray) -> np.ndarray:
         """Returns (n, g, k, places): what the layer reads of its input."""
         return self.view.columns(x if self.channels is None else x.take(self.channels, axis=self._axis))
+
+    def rows(self, columns: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what was read of an input of this shape, and a one, as (rows, k + 1), and the row of each output."""
+        count, _, features, places = columns.shape
+        read = columns.transpose(0, 3, 1, 2).reshape(count * places, features)
+        numbers = np.arange(len(read)).reshape(count, 1, 1, places)
+        row = self.view.laid(np.broadcast_to(numbers, (count, *self.layer.rows.shape, places)), shape)
+        return np.concatenate([read, np.ones_like(read[:, :1])], axis=1), row
 
     def spread(self, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Returns the sums, over where it is read, for each number of an input of this shape."""
@@ -133,7 +192,21 @@ class Link:
 
     def make(self, w: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Returns the output, with its bias, for what was read of an input of this shape."""
-        return self.view.laid(w[:, :, :-1] @ columns + w[:, :, -1:], shape)
+        return self.laid(w[:, :, :-1] @ columns + w[:, :, -1:], shape)
+
+    def stacked(self, y: np.ndarray) -> np.ndarray:
+        """Returns (n, g, m, places): the outputs that are looked at."""
+        found = self.view.stacked(y)
+        return found if len(self.outputs) == found.shape[2] else found[:, :, self.outputs]
+
+    def laid(self, stacked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Returns an output that is stacked so, zero elsewhere, as the node makes it of an input of this shape."""
+        count, groups, few, places = stacked.shape
+        if few == self.layer.rows.shape[1]:
+            return self.view.laid(stacked, shape)
+        full = np.zeros((count, groups, self.layer.rows.shape[1], places), stacked.dtype)
+        full[:, :, self.outputs] = stacked
+        return self.view.laid(full, shape)
 
     def answer(self, made: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
         """Returns what the nodes behind the layer make of its output, and of the branch that is added."""

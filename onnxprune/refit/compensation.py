@@ -120,13 +120,18 @@ class _Walk:
         self.mends = mode in ("lstsq", "joint")
         self.selection, self.coupling = selection, selection.units.coupling
         self.layers = find_layers(self.coupling, direct=True)
-        chains = find_chains(self.coupling, self.layers) if mode == "joint" else []
-        self.chains = {chain.layers[-1].index: chain for chain in chains}
-        self.chained = {layer.index for chain in chains for layer in chain.layers}
+        still = Frontier(self.coupling, (), providers, spool, ())
+        chains = find_chains(still, self.layers) if mode == "joint" else []
+        self.chains: dict[int, list[Chain]] = {}
+        self.until: dict[int, int] = {}  # the last layer that a layer is refitted with
+        for chain in chains:
+            last = chain.layers[-1].index
+            self.chains.setdefault(last, []).append(chain)
+            self.until |= {layer.index: max(last, self.until.get(layer.index, last)) for layer in chain.layers}
         lasting = [(name, layer.index + 1) for layer in self.layers for name in _read(layer)]
-        begins = [(chain.layers[0].input, chain.layers[-1].index + 1) for chain in chains]
+        asked = [(name, chain.layers[-1].index + 1) for chain in chains for name in chain.asks(self.coupling)]
         self.ahead, self.dense = (Frontier(self.coupling, batches, providers, spool, lasting) for _ in range(2))
-        self.pruned = Frontier(self.coupling, batches, providers, spool, lasting + begins)
+        self.pruned = Frontier(self.coupling, batches, providers, spool, lasting + asked)
         self.out = Compensated(np.zeros(0, np.int64))
         self.fitted: dict[int, tuple[Floats, Floats]] = {}  # weights and biases of layers in chains
         self.changed: set[int] = set()  # layers that lost something or see something else
@@ -150,8 +155,9 @@ class _Walk:
             self.pruned.advance(layer.index)
             self.dense.advance(layer.index + 1)
             self._visit(layer, self.selection.late.get(k, []))
-            if layer.index in self.chains:
-                self._join(self.chains[layer.index])
+            for chain in self.chains.get(layer.index, ()):
+                self._join(chain)
+            self.fitted = {k: found for k, found in self.fitted.items() if self.until[k] > layer.index}
 
     def _tell_who_is_left(self) -> None:
         """Notes the nodes that sum over cut units with weights, or products, that nothing here can refit."""
@@ -217,7 +223,7 @@ class _Walk:
             w, b = self._refitted(layer, moments, (w0, b0), keep, gain)
         for mix in mixes:
             mix.into(w, b)
-        if layer.index in self.chained and not mixes:
+        if layer.index in self.until:
             self.fitted[layer.index] = w, b
         self._store(layer, np.where(rows[:, :, None], w, 0), np.where(rows, b, 0))
 
@@ -247,19 +253,22 @@ class _Walk:
 
     def _join(self, chain: Chain) -> None:
         """Refits the layers of a chain together, where one of them has lost something or sees something else."""
-        first, last = chain.layers[0], chain.layers[-1]
-        found = [self.fitted.pop(layer.index) for layer in chain.layers if layer.index in self.fitted]
-        if len(found) < len(chain.layers) or not any(layer.index in self.changed for layer in chain.layers):
+        if not all(layer.index in self.fitted for layer in chain.layers):
+            return
+        if not any(layer.index in self.changed for layer in chain.layers):
             return
         keep = [self._kept(layer) for layer in chain.layers]
         rows = [~self.selection.dead[self.selection.unit_of(layer.rows)] for layer in chain.layers]
+        found = [self.fitted[layer.index] for layer in chain.layers]
         found = [(np.where(r[:, :, None], w, 0), np.where(r, b, 0)) for r, (w, b) in zip(rows, found, strict=True)]
         new = refit_jointly(chain, self.pruned, self.dense, self.drawing, found, keep, rows)
         if new is None:
             return
         for layer, one, old in zip(chain.layers, new, found, strict=True):
-            self._store(layer, *self._within(layer, one, old))
-        self.pruned.again(range(first.index, last.index), last.input)
+            self.fitted[layer.index] = self._within(layer, one, old)
+            self._store(layer, *self.fitted[layer.index])
+        asked = [name for other in self.chains[chain.layers[-1].index] for name in other.asks(self.coupling)]
+        self.pruned.again(chain.between(self.coupling), [chain.layers[-1].input, *asked])
 
     def _within(self, layer: Layer, new: tuple[Floats, Floats], old: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
         """Returns weights (g, o, f) and biases (g, o), old ones for outputs that the weight's type can't hold."""

@@ -13,7 +13,7 @@ from onnxprune.refit.moments import Floats
 
 __all__ = ["Weights", "descend"]
 
-STEPS = 6
+STEPS = 12
 FIRST = 1 / 3  # of the first step, which each part's scale takes for its own
 TRIES = 4  # of shorter steps, where one leads up
 SHORTEST = 1e-2  # of the one before
