@@ -85,7 +85,7 @@ def prune(
             `evaluate` and `labels`, else the divergence of the outputs on held-out calibration inputs.
         criterion: `obs` (default: the loss that least squares cannot mend) or another name in `criteria.CRITERIA`.
         compensate: `none`, `bias`, `lstsq` (least squares, layer by layer), `joint` (then chains of layers with
-            activations between them together) or `auto`, which is `joint`.
+            activations, attention or gates between them together) or `auto`, which is `joint`.
         allocation: `uniform`, `global`, `sensitivity`, or `auto`: uniform with a ratio, else sensitivity.
         streams: cut residual streams too; default: not if a target is met uniformly or globally.
         calibration: inputs of the kind the model will see: a path, arrays by input name, an iterable of feeds or a

@@ -22,7 +22,8 @@ from onnxprune.graph.trace import trace
 from onnxprune.refit.chains import Chain, find_chains
 from onnxprune.refit.descent import Weights, descend
 from onnxprune.refit.gathering import Drawing, bias_of
-from onnxprune.refit.joint import _Error, _items
+from onnxprune.refit.joint import _Error
+from onnxprune.refit.portions import portions
 
 MODELS = Path(__file__).parent.parent / "models"
 Node = tuple[str, str, str, dict[str, Any]]
@@ -252,7 +253,7 @@ def _errors(chain: Chain, truth: Frontier, rng: np.random.Generator) -> Iterator
         keep.append(np.broadcast_to(stays, (groups, features)))
         rows.append(np.ones((groups, outputs), bool))
     links = chain.links(keep, rows, truth)
-    items = list(_items(chain, links, truth, truth, Drawing(0, 1), 1.0))
+    items = list(portions(chain, links, truth, truth, Drawing(0, 1)))
     start = []
     for link in links:
         w = link.view.matrix(truth.content(link.layer.use.name).astype(np.float64))

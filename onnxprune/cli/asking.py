@@ -22,7 +22,8 @@ _CHOICES = [
                  "masked: exact and slow)."),
     click.option("--compensate", metavar="MODE", default="auto",
                  help="How the rest makes up for the cut: none, bias, lstsq (least squares, layer by layer), joint "
-                 "(then also layers with activations between them together: nearer, but slower), auto (joint)."),
+                 "(then also layers with activations, attention or gates between them together: nearer, but slower), "
+                 "auto (joint)."),
     click.option("--allocation", metavar="MODE", default="auto",
                  help="How the cut is spread over groups: uniform (default with --ratio), global (by importance), "
                  "sensitivity (default otherwise: each group is cut alone, and what that costs is measured), auto."),

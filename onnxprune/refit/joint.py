@@ -1,9 +1,10 @@
 """Layers of a chain refitted together, toward what the dense network makes behind the last of them.
 
-Least squares asks of a layer what the dense one made. But units that stay can take over from units that go also where
-an activation stands between: other numbers in their place can tell the next layer more. So from where least squares
-ended the weights of all layers move together, along the slope of the squared error behind the last. Each layer's slope
-is taken apart from the correlations of what it reads, and from how much its outputs count further on.
+Least squares asks of a layer what the dense one made. But units that stay can take over from units that go, also where
+an activation, a gate or the weights of attention stand between: other numbers in their place can tell the next layer
+more. So from where least squares ended the weights of all layers move together, along the slope of the squared error
+behind the last. Each layer's slope is taken apart from the correlations of what it reads, and from how much its outputs
+count further on.
 
 Li et al., BRECQ, 2021 (https://arxiv.org/abs/2102.05426), for blocks as what is mended; Martens and Grosse, Optimizing
 Neural Networks with Kronecker-factored Approximate Curvature, 2015 (https://arxiv.org/abs/1503.05671), for the scales.
@@ -11,8 +12,7 @@ Neural Networks with Kronecker-factored Approximate Curvature, 2015 (https://arx
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,47 +20,15 @@ from onnxprune.abreast import abreast
 from onnxprune.engine.frontier import Frontier
 from onnxprune.refit.chains import Chain, Link
 from onnxprune.refit.descent import Weights, descend
-from onnxprune.refit.gathering import CHECK_EVERY, LEAST_ROWS, Drawing, bias_of, is_held
+from onnxprune.refit.gathering import Drawing
 from onnxprune.refit.moments import Bools, Floats
-from onnxprune.refit.passage import Passage, Passed
+from onnxprune.refit.portions import Portion, portions
 
 __all__ = ["refit_jointly"]
 
-MOST_FEATURES = 2048  # that a layer keeps
-ENOUGH_ROWS = 256  # of the last layer's outputs for each feature of a layer
-MOST_ROWS = 1 << 17
-MOST_HELD = 1 << 26  # numbers of inputs and outputs that are looked at again and again
-MOST_WORK = 1 << 35  # multiplications of one look
-MOST_AT_ONCE = 1 << 22  # numbers that a layer reads at a time
 CORRELATED = 128  # rows for each feature that tell how features correlate
 DAMPING = 1e-3
 FLAT = 0.03  # of the mean curvature, that outputs have at least
-
-
-@dataclass(frozen=True, eq=False)
-class _Item:
-    """Some samples of a batch.
-
-    Attributes:
-        x: what the first layer reads.
-        wanted: what the nodes behind the last layer should make.
-        other: the branch that is added behind it, None where there is none.
-        held: they are held out.
-        passed: the product between two layers, None where there are only pointwise nodes.
-        counts: (n, 1, 1, places) which rows of the outputs count, None for all.
-    """
-
-    x: np.ndarray
-    wanted: np.ndarray
-    other: np.ndarray | None
-    held: bool
-    passed: Passed | None = None
-    counts: Bools | None = None
-
-    @property
-    def first(self) -> _Item:
-        """The first sample; all of them where they can't be told apart."""
-        return replace(self, x=self.x[:1], wanted=self.wanted[:1]) if self.passed is None else self
 
 
 def refit_jointly(
@@ -84,9 +52,7 @@ def refit_jointly(
         rows: (g, o) of each layer, whether an output stays.
     """
     links = chain.links(keep, rows, truth)
-    share = _share(chain, links, truth)
-    items = list(_items(chain, links, seen, truth, drawing, share)) if share else []
-    error = _Error(links, items, rows[-1], drawing.jobs)
+    error = _Error(links, list(portions(chain, links, seen, truth, drawing)), rows[-1], drawing.jobs)
     if not (error.count and error.checked):
         return None
     start = [link.taken(w, b) for link, (w, b) in zip(links, found, strict=True)]
@@ -97,113 +63,21 @@ def refit_jointly(
     return None if new is None else [link.put(of, *old) for link, of, old in zip(links, new, found, strict=True)]
 
 
-def _share(chain: Chain, links: Sequence[Link], truth: Frontier) -> float:
-    """Returns the share of samples to look at; 0 where those that are needed would take too long."""
-    shapes, last = truth.coupling.trace.shapes, links[-1]
-    x, places = shapes[links[0].layer.input][0], [_places(link, shapes[link.layer.output][0]) for link in links]
-    size = np.prod(x) + 2 * np.prod(shapes[last.layer.output][0])
-    if chain.passage is not None:
-        size += np.prod(shapes[chain.passage.beside(truth.coupling)][0])
-    held = int(size) // max(places[-1], 1)  # numbers for each row
-    work = 3 * sum(n * link.moves.size for n, link in zip(places, links, strict=True)) // max(places[-1], 1)
-    widest = max(link.moves.shape[2] for link in links)
-    total = sum(_places(last, values[last.layer.output].shape) for values in truth.values)
-    most = min(ENOUGH_ROWS * widest, MOST_ROWS, MOST_HELD // max(held, 1), MOST_WORK // max(work, 1))
-    enough = widest <= MOST_FEATURES and most >= min(LEAST_ROWS * widest, total)
-    return min(1.0, most / max(total, 1)) if enough else 0.0
-
-
-def _places(link: Link, shape: tuple[int, ...]) -> int:
-    """Returns how many rows an output of this shape holds."""
-    return int(np.prod(shape)) // max(shape[link.view.channel], 1)
-
-
-def _items(
-    chain: Chain, links: Sequence[Link], seen: Frontier, truth: Frontier, drawing: Drawing, share: float
-) -> Iterator[_Item]:
-    """Returns a share of the samples, some of them held out."""
-    if chain.passage is None:
-        return _parts(links, seen, truth, drawing, share)
-    return _whole(chain.passage, links, seen, truth, drawing, share)
-
-
-def _parts(links: Sequence[Link], seen: Frontier, truth: Frontier, drawing: Drawing, share: float) -> Iterator[_Item]:
-    """Yields a share of the samples of all batches, one of each at least, in parts that are looked at in one piece."""
-    first, last = links[0].layer, links[-1]
-    given = sum(not values.mixed for values in truth.values)
-    widest = max(link.moves.shape[2] for link in links)
-    for k, values in enumerate(seen.values):
-        x = values[first.input]
-        count = max(1, round(len(x) * share))
-        rng = np.random.default_rng([drawing.seed, last.layer.index, k])
-        drawn = np.sort(rng.choice(len(x), count, replace=False))
-        x, (wanted, other) = x[drawn].astype(np.float32), _wanted(last, seen, truth, k, drawn)
-        held = is_held(k, given)
-        begin = max(1, count // CHECK_EVERY) if held and given == 1 else 0  # one batch is taken apart
-        step = max(1, MOST_AT_ONCE * count // (widest * max(_places(last, wanted.shape), 1)))
-        for start, stop, out in ((0, begin, True), (begin, count, held and not begin)):
-            for at in range(start, stop, step):
-                part = slice(at, min(at + step, stop))
-                yield _Item(x[part], wanted[part], None if other is None else other[part], out)
-
-
-def _whole(
-    passage: Passage, links: Sequence[Link], seen: Frontier, truth: Frontier, drawing: Drawing, share: float
-) -> Iterator[_Item]:
-    """Yields a share of the batches, whole: in what is multiplied samples may stand anywhere."""
-    first, last = links[0], links[-1]
-    given = sum(not values.mixed for values in truth.values)
-    out = np.array([is_held(k, given) for k in range(len(seen.values))])
-    rng, ways = np.random.default_rng([drawing.seed, last.layer.index]), passage.ways(seen)
-    drawn = list[tuple[int, bool]]()
-    for held in (False, True):
-        numbers = rng.permutation(np.flatnonzero(out == held))
-        drawn += [(k, held) for k in np.sort(numbers[: max(1, round(share * len(numbers)))]).tolist()]
-    for k, held in [(0, False), *drawn] if given == 1 else drawn:  # one batch is taken apart
-        x, count = seen.values[k][first.layer.input], len(truth.values[k][last.layer.output])
-        wanted, other = _wanted(last, seen, truth, k, np.arange(count))
-        counts = None
-        if given == 1 and k == 0:
-            rows = (np.arange(count) < max(1, count // CHECK_EVERY)) == held
-            counts = last.stacked(np.broadcast_to(rows.reshape(-1, *[1] * (wanted.ndim - 1)), wanted.shape))[:, :1, :1]
-        shape = first.make(np.zeros(first.moves.shape, np.float32), first.read(x), x.shape).shape
-        yield _Item(x, wanted, other, held, passage.of(seen, ways, seen.values[k], shape), counts)
-
-
-def _wanted(
-    last: Link, seen: Frontier, truth: Frontier, k: int, drawn: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns what is wanted behind the last layer for samples of batch k, and the branch that is added."""
-    layer, y, other = last.layer, truth.values[k][last.layer.output], None
-    shape, y = y.shape, y[drawn]
-    if layer.other is not None:
-        right, other = (np.broadcast_to(of.values[k][layer.other.name], shape)[drawn] for of in (truth, seen))
-        y = y + (right - other) / layer.other.factor
-    if layer.bias is not None and layer.bias.node != layer.index:  # added behind the node
-        axis = layer.view.channel % len(shape)
-        y = y + bias_of(layer, truth).reshape([-1 if d == axis else 1 for d in range(len(shape))])
-    return last.answer(y.astype(np.float32), other), other
-
-
 class _Error:
     """Half the squared error behind the last layer, for each of its rows."""
 
-    def __init__(self, links: Sequence[Link], items: Sequence[_Item], rows: Bools, jobs: int) -> None:
+    def __init__(self, links: Sequence[Link], given: Sequence[Portion], rows: Bools, jobs: int) -> None:
         self.links, self.last, self.jobs = links, links[-1], jobs
-        self.fit, self.check = ([item for item in items if item.held == held] for held in (False, True))
-        self.count, self.checked = (sum(map(self._rows, part)) for part in (self.fit, self.check))
+        self.fit, self.check = ([item for item in given if item.held == held] for held in (False, True))
+        self.count, self.checked = (sum(x.rows(self.last) for x in part) for part in (self.fit, self.check))
         gain = np.ones(rows.shape) if self.last.respond else self.last.layer.gain.reshape(rows.shape)
         self.weight = np.asarray(gain**2 * rows, np.float32)[None, :, self.last.outputs, None]
-
-    def _rows(self, item: _Item) -> int:
-        """Returns how many rows of outputs count."""
-        return _places(self.last, item.wanted.shape) if item.counts is None else int(item.counts.sum())
 
     def held(self, w: Weights) -> float:
         """Returns the error on what is held out."""
         few = [a.astype(np.float32) for a in w]
 
-        def error(item: _Item) -> float:
+        def error(item: Portion) -> float:
             return self._missed(self._through(few, item)[-1][1], item)[0]
 
         return sum(abreast(error, self.check, self.jobs)) / (2 * self.checked)
@@ -220,7 +94,7 @@ class _Error:
             np.where(link.moves, slope / self.count, 0) for link, slope in zip(self.links, slopes, strict=True)
         ]
 
-    def _through(self, w: Sequence[np.ndarray], item: _Item) -> list[tuple[np.ndarray, np.ndarray, tuple[int, ...]]]:
+    def _through(self, w: Sequence[np.ndarray], item: Portion) -> list[tuple[np.ndarray, np.ndarray, tuple[int, ...]]]:
         """Returns for each layer what it reads, what it makes, and the shape of its input."""
         x, found = item.x, list[tuple[np.ndarray, np.ndarray, tuple[int, ...]]]()
         for link, weights in zip(self.links, w, strict=True):
@@ -231,13 +105,13 @@ class _Error:
                 x = x if item.passed is None else item.passed(x)
         return found
 
-    def _missed(self, made: np.ndarray, item: _Item) -> tuple[float, np.ndarray]:
+    def _missed(self, made: np.ndarray, item: Portion) -> tuple[float, np.ndarray]:
         """Returns the sum of squared errors over some samples, and (n, g, o, places) what is missed, by its weight."""
         left = self.last.stacked(self.last.answer(made, item.other) - item.wanted)
         weight = self.weight if item.counts is None else self.weight * item.counts
         return float((weight * np.square(left)).sum(dtype=np.float64)), weight * left
 
-    def _slopes(self, w: Sequence[np.ndarray], item: _Item) -> tuple[float, list[np.ndarray]]:
+    def _slopes(self, w: Sequence[np.ndarray], item: Portion) -> tuple[float, list[np.ndarray]]:
         """Returns the sum of squared errors over some samples, and the slope of half of it for each layer."""
         made, found = self._through(w, item), list[np.ndarray]()
         error, missed = self._missed(made[-1][1], item)
@@ -273,7 +147,7 @@ class _Error:
 
         return step
 
-    def _told(self, w: Sequence[np.ndarray], item: _Item) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _told(self, w: Sequence[np.ndarray], item: Portion) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns for each layer products of what it reads over some samples, and squared slopes behind it.
 
         The former are of a part of the places, times as many as there are, the latter are means over the places, times
