@@ -308,6 +308,7 @@ def error(model: onnx.ModelProto | Path, x: np.ndarray, test: np.ndarray, **opti
         ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {name: test})[0]
         for m in (pruned, onnx.load(model) if isinstance(model, Path) else model)
     )
+    found, dense = found.astype(np.float64), dense.astype(np.float64)
     return float(np.square(found - dense).sum() / np.square(dense - dense.mean(0)).sum())
 
 
@@ -336,6 +337,20 @@ def test_one_batch_is_taken_apart(form: str) -> None:
     rng = np.random.default_rng(7)
     x, test = (rng.standard_normal((n, *FORMS[form][0])).astype(np.float32) for n in (64, 256))
     found = {mode: error(network(*FORMS[form]), x, test, include=["a"], compensate=mode) for mode in ("lstsq", "joint")}
+    assert found["joint"] < 0.97 * found["lstsq"]
+
+
+@pytest.mark.parametrize("form", ["two convolutions", "values that attention mixes", "gates"])
+def test_numbers_of_half_precision_do_as_well(form: str) -> None:
+    model = network(*FORMS[form])
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    assert outputs_of(coupled(model)) == LAYERS[form]
+    rng = np.random.default_rng(8)
+    x, test = (rng.standard_normal((512, *FORMS[form][0])).astype(np.float16) for _ in range(2))
+    found = {mode: error(model, x, test, include=["a"], compensate=mode) for mode in ("lstsq", "joint")}
     assert found["joint"] < 0.97 * found["lstsq"]
 
 

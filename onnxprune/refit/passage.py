@@ -10,6 +10,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxprune.engine.coupling import Coupling
@@ -23,8 +24,7 @@ from onnxprune.refit.pairs import MOVES
 
 __all__ = ["Passage", "Passed", "find_passages"]
 
-MOST_NUMBERS = 1 << 24  # places that float32 tells apart
-REPEATS = {"Expand", "Tile"}
+MOVING = MOVES - {"Dropout"} | {"Expand", "Tile"}  # numbers of any type
 
 Shape = tuple[int, ...]
 
@@ -63,7 +63,7 @@ class Passage:
 
     def of(self, seen: Frontier, ways: tuple[Way, Way], values: Mapping[str, np.ndarray], shape: Shape) -> Passed:
         """Returns what it does to a batch with these values, of which the first layer makes an output of this shape."""
-        by, kind = values[self.beside(seen.coupling)], seen.nodes[self.index].op_type
+        by, kind = values[self.beside(seen.coupling)].astype(np.float32), seen.nodes[self.index].op_type
         into = ways[0].places(shape, values)
         product = _shape(kind, by, into, self.slot)
         return Passed(kind, by, into, ways[1].places(product, values), product, self.slot)
@@ -152,8 +152,12 @@ class Way:
         read = dict.fromkeys(name for k in nodes for name in inputs_of(frontier.nodes[k]))
         self.asks = [n for n in read if n not in made and n not in frontier.tensors and n != start]
         self._start, self._end = start, end
-        segment = frontier.segment(nodes, [start, *self.asks], [end]) if nodes else None
-        self._session = None if segment is None else open_session(segment, frontier.providers)
+        self._session = None
+        if nodes:
+            segment = frontier.segment(nodes, [start, *self.asks], [end])
+            for value in (segment.graph.input[0], segment.graph.output[0]):  # whole numbers are sent along
+                value.type.tensor_type.elem_type = onnx.TensorProto.INT64
+            self._session = open_session(segment, frontier.providers)
         self._known: dict[tuple[Shape, tuple[bytes, ...]], Array] = {}
 
     def places(self, shape: Shape, values: Mapping[str, np.ndarray]) -> Array:
@@ -167,8 +171,8 @@ class Way:
         if key not in self._known:
             numbers = np.arange(np.prod(shape)).reshape(shape)
             if self._session is not None:
-                feeds = {self._start: numbers.astype(np.float32), **{name: values[name] for name in self.asks}}
-                numbers = np.asarray(run(self._session, [self._end], feeds)[0]).astype(np.intp)
+                feeds = {self._start: numbers, **{name: values[name] for name in self.asks}}
+                (numbers,) = run(self._session, [self._end], feeds)
             self._known[key] = numbers
         return self._known[key]
 
@@ -196,7 +200,7 @@ def find_passages(
         for slot in (0, 1):
             start, before = _back(coupling, _read(coupling, index, slot), makers, firsts)
             first = firsts.get(start)
-            if first is None or first is last or not _is_small(coupling, start, product):
+            if first is None or first is last:
                 continue
             reaches = _Spreading(still, first, start, (index, slot)).reached(before)
             if reaches is not None:
@@ -221,16 +225,10 @@ def _start(coupling: Coupling, layer: Layer, nodes: Sequence[int]) -> str:
     return str(coupling.nodes[nodes[-1] if nodes else own].outputs[0].name)
 
 
-def _is_small(coupling: Coupling, *names: str) -> bool:
-    """Returns whether places in values can be told by numbers of their own type."""
-    trace = coupling.trace
-    return all(trace.dtypes[x] == np.float32 and np.prod(trace.shapes[x][0]) <= MOST_NUMBERS for x in names)
-
-
 def _moves(coupling: Coupling, node: ir.Node) -> bool:
     """Returns whether a node only moves or repeats numbers of its first input."""
     asked = [k for k, v in enumerate(node.inputs) if v is not None and v.name not in coupling.trace.static]
-    return node.op_type in MOVES | REPEATS and node.domain in ("", "ai.onnx") and asked == [0]
+    return node.op_type in MOVING and node.domain in ("", "ai.onnx") and asked == [0]
 
 
 def _back(

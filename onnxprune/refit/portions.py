@@ -127,7 +127,7 @@ def _whole(
         numbers = rng.permutation(np.flatnonzero(out == held))
         drawn += [(k, held) for k in np.sort(numbers[: max(1, round(share * len(numbers)))]).tolist()]
     for k, held in [(0, False), *drawn] if given == 1 else drawn:  # one batch is taken apart
-        x, count = seen.values[k][first.layer.input], len(truth.values[k][last.layer.output])
+        x, count = seen.values[k][first.layer.input].astype(np.float32), len(truth.values[k][last.layer.output])
         wanted, other = _wanted(last, seen, truth, k, np.arange(count))
         counts = None
         if given == 1 and k == 0:
