@@ -117,7 +117,7 @@ def test_a_value_is_made_anew_with_other_weights() -> None:
     old = before.values[1][layers[1].input]
     for frontier_ in (before, after):
         frontier_.weights[layers[0].use.name] = frontier_.content(layers[0].use.name) * 2
-    before.again(range(layers[0].index, layers[1].index), [layers[1].input])
+    before.again(range(layers[0].index, layers[1].index), layers[1].input)
     after.advance(layers[1].index)
     for one, other in zip(before.values, after.values, strict=True):
         np.testing.assert_allclose(one[layers[1].input], other[layers[1].input], rtol=1e-6)

@@ -238,7 +238,7 @@ def errors_of(form: str) -> Iterator[tuple[_Error, Weights]]:
     for chain in find_chains(still, find_layers(coupling)):
         last = chain.layers[-1]
         other = [last.other.name] if last.other else []
-        lasting = [(name, last.index + 1) for name in (*chain.asks(coupling), last.output, *other)]
+        lasting = [(name, last.index + 1) for name in (*chain.asks, last.output, *other)]
         truth = Frontier(coupling, batches, provider_names(()), spool, lasting)
         truth.advance(last.index + 1)
         yield from _errors(chain, truth, rng)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Container, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -195,25 +195,32 @@ class Frontier:
             for name in [n for n in values if self.last_use.get(n, -1) < self.at]:
                 del values[name]
 
-    def again(self, numbers: Sequence[int], wanted: Iterable[str]) -> None:
-        """Makes live values anew, with weights as they are now, of values that are live.
+    def again(self, numbers: Sequence[int], wanted: str) -> None:
+        """Makes a live value anew; see `maker`."""
+        make = self.maker(numbers, wanted)
+        for values in self.values:
+            values[wanted] = make(values)
+
+    def maker(self, numbers: Sequence[int], wanted: str) -> Callable[[Feed], np.ndarray]:
+        """Returns what makes a value of live values of a batch, with weights as they are now.
 
         Args:
-            numbers: of nodes, in order; those whose outputs are not asked for, directly or not, are not run.
-            wanted: the values; what these nodes don't make stays as it is.
+            numbers: of nodes, in order, among which all are that the value hangs on and that read no live values.
+            wanted: the value.
         """
-        made = {k: {str(v.name) for v in self.nodes[k].outputs} for k in numbers if not is_constant(self.nodes[k])}
-        names = sorted(set(wanted) & set[str]().union(*made.values()))
-        needed, own = set(names), list[int]()
-        for k in reversed(made):
-            if needed & made[k]:
+        needed, own = {wanted}, list[int]()
+        for k in reversed(numbers):
+            if needed & {v.name for v in self.nodes[k].outputs} and not is_constant(self.nodes[k]):
                 own.insert(0, k)
                 needed.update(inputs_of(self.nodes[k]))
-        inner = set[str]().union(*(made[k] for k in own))
-        reads = sorted(name for name in needed - inner if name not in self.tensors)
-        session = open_session(self.segment(own, reads, names), self.providers, optimise=True)
-        for values in self.values:
-            values.update(zip(names, run(session, names, {name: values[name] for name in reads}), strict=True))
+        made = {v.name for k in own for v in self.nodes[k].outputs}
+        reads = sorted(name for name in needed - made if name not in self.tensors)
+        session = open_session(self.segment(own, reads, [wanted]), self.providers, optimise=True)
+
+        def make(values: Feed) -> np.ndarray:
+            return np.asarray(run(session, [wanted], {name: values[name] for name in reads})[0])
+
+        return make
 
     def content(self, name: str) -> np.ndarray:
         """Returns a constant as it stands in this network."""

@@ -29,33 +29,16 @@ class Chain:
     Attributes:
         layers: in order.
         nodes: the pointwise nodes behind each, by number.
-        passage: what stands between the two layers where it is not pointwise.
+        between: nodes that make what the last layer reads, by number.
+        asks: values they read, and others that are looked at.
+        passage: the product between two layers, None where there are only pointwise nodes.
     """
 
     layers: tuple[Layer, ...]
     nodes: tuple[tuple[int, ...], ...]
+    between: tuple[int, ...]
+    asks: tuple[str, ...]
     passage: Passage | None = None
-
-    def between(self, coupling: Coupling) -> list[int]:
-        """Returns the nodes that hang on what the first layer makes, and on which hangs what the last one reads."""
-        first, last = self.layers[0], self.layers[-1]
-        apart = coupling.trace.static | ({self.passage.beside(coupling)} if self.passage else set())
-        behind, found = {first.output}, [first.index]
-        for k in range(first.index + 1, last.index):
-            made = {str(v.name) for v in coupling.nodes[k].outputs} - apart
-            if made and behind & set(inputs_of(coupling.nodes[k])):
-                found.append(k)
-                behind |= made
-        return found
-
-    def asks(self, coupling: Coupling) -> list[str]:
-        """Returns the values that are looked at until the last layer has been refitted."""
-        if self.passage is None:
-            return [self.layers[0].input]
-        nodes = (*self.passage.before, self.passage.index, *self.passage.behind)
-        made = {str(v.name) for k in nodes for v in coupling.nodes[k].outputs}
-        read = {name for k in nodes for name in inputs_of(coupling.nodes[k])}
-        return [self.layers[0].input, *sorted(read - made - {self.passage.start})]
 
     def links(self, keep: Sequence[Bools], rows: Sequence[Bools], truth: Frontier) -> list[Link]:
         """Returns the layers as links.
@@ -88,12 +71,34 @@ def find_chains(still: Frontier, layers: Sequence[Layer]) -> list[Chain]:
         while run[-1] in next_:
             run.append(next_[run[-1]])
         for piece in np.array_split(run, -(-len(run) // MOST_LAYERS)):
-            found.append(Chain(tuple(able[k] for k in piece), tuple(behind[k] for k in piece)))
+            chain = tuple(able[k] for k in piece)
+            found.append(Chain(chain, tuple(behind[k] for k in piece), *_behind(still, chain, layers)))
     chained = {layer.index for chain in found for layer in chain.layers}
     alone = {k: layer for k, layer in able.items() if k not in chained}
     for one, other, passage in find_passages(still, alone, behind):
-        found.append(Chain((one, other), (behind[one.index], behind[other.index]), passage))
+        between, asks = _behind(still, (one, other), layers)
+        asks = tuple(dict.fromkeys((*asks, *(name for way in passage.ways(still) for name in way.asks))))
+        found.append(Chain((one, other), (behind[one.index], behind[other.index]), between, asks, passage))
     return found
+
+
+def _behind(
+    still: Frontier, chain: Sequence[Layer], layers: Sequence[Layer]
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Returns the nodes that make what a chain's last layer reads of what layers read, and what that is."""
+    coupling, inner = still.coupling, {layer.index for layer in chain[1:]}
+    stops = {layer.index for layer in layers} - inner
+    makers = {str(v.name): k for k, node in enumerate(coupling.nodes) for v in node.outputs}
+    nodes, asks, waiting = set[int](), set[str](), {chain[-1].input}
+    while waiting:
+        name = waiting.pop()
+        k = makers.get(name)
+        if k is None or name in coupling.trace.static:
+            asks.add(name)
+        elif k not in nodes:
+            nodes.add(k)
+            (asks if k in stops else waiting).update(inputs_of(coupling.nodes[k]))
+    return tuple(sorted(nodes)), tuple(sorted(asks - set(still.tensors)))
 
 
 def _is_able(coupling: Coupling, layer: Layer) -> bool:

@@ -129,7 +129,7 @@ class _Walk:
             self.chains.setdefault(last, []).append(chain)
             self.until |= {layer.index: max(last, self.until.get(layer.index, last)) for layer in chain.layers}
         lasting = [(name, layer.index + 1) for layer in self.layers for name in _read(layer)]
-        asked = [(name, chain.layers[-1].index + 1) for chain in chains for name in chain.asks(self.coupling)]
+        asked = [(name, chain.layers[-1].index + 1) for chain in chains for name in chain.asks]
         self.ahead, self.dense = (Frontier(self.coupling, batches, providers, spool, lasting) for _ in range(2))
         self.pruned = Frontier(self.coupling, batches, providers, spool, lasting + asked)
         self.out = Compensated(np.zeros(0, np.int64))
@@ -267,8 +267,7 @@ class _Walk:
         for layer, one, old in zip(chain.layers, new, found, strict=True):
             self.fitted[layer.index] = self._within(layer, one, old)
             self._store(layer, *self.fitted[layer.index])
-        asked = [name for other in self.chains[chain.layers[-1].index] for name in other.asks(self.coupling)]
-        self.pruned.again(chain.between(self.coupling), [chain.layers[-1].input, *asked])
+        self.pruned.again(chain.between, chain.layers[-1].input)
 
     def _within(self, layer: Layer, new: tuple[Floats, Floats], old: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
         """Returns weights (g, o, f) and biases (g, o), old ones for outputs that the weight's type can't hold."""

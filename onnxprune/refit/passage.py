@@ -34,7 +34,8 @@ class Passage:
     """A product between two layers.
 
     Attributes:
-        index: the node, a MatMul or a Mul.
+        index: the node.
+        kind: its operator, MatMul or Mul.
         slot: which of its inputs is what the first layer has made.
         before: nodes on the way to the product, by number.
         behind: nodes on the way from it to the second layer.
@@ -44,6 +45,7 @@ class Passage:
     """
 
     index: int
+    kind: str
     slot: int
     before: tuple[int, ...]
     behind: tuple[int, ...]
@@ -61,12 +63,18 @@ class Passage:
         into = _read(seen.coupling, self.index, self.slot)
         return Way(seen, self.before, self.start, into), Way(seen, self.behind, made, self.end)
 
-    def of(self, seen: Frontier, ways: tuple[Way, Way], values: Mapping[str, np.ndarray], shape: Shape) -> Passed:
-        """Returns what it does to a batch with these values, of which the first layer makes an output of this shape."""
-        by, kind = values[self.beside(seen.coupling)].astype(np.float32), seen.nodes[self.index].op_type
+    def of(self, ways: tuple[Way, Way], values: Mapping[str, np.ndarray], by: np.ndarray, shape: Shape) -> Passed:
+        """Returns what it does to a batch.
+
+        Args:
+            ways: there and back.
+            values: of the batch.
+            by: what is multiplied with what the first layer has made.
+            shape: of what that makes.
+        """
         into = ways[0].places(shape, values)
-        product = _shape(kind, by, into, self.slot)
-        return Passed(kind, by, into, ways[1].places(product, values), product, self.slot)
+        product = _shape(self.kind, by, into, self.slot)
+        return Passed(self.kind, by, into, ways[1].places(product, values), product, self.slot)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +212,8 @@ def find_passages(
                 continue
             reaches = _Spreading(still, first, start, (index, slot)).reached(before)
             if reaches is not None:
-                found.append((first, last, Passage(index, slot, before, path, start, last.input, reaches)))
+                kind = coupling.nodes[index].op_type
+                found.append((first, last, Passage(index, kind, slot, before, path, start, last.input, reaches)))
     return found
 
 

@@ -11,7 +11,7 @@ from onnxprune.engine.frontier import Frontier
 from onnxprune.refit.chains import Chain, Link
 from onnxprune.refit.gathering import CHECK_EVERY, LEAST_ROWS, Drawing, bias_of, is_held
 from onnxprune.refit.moments import Bools
-from onnxprune.refit.passage import Passage, Passed
+from onnxprune.refit.passage import Passed
 
 __all__ = ["Portion", "portions"]
 
@@ -70,7 +70,7 @@ def portions(
         return iter(())
     if chain.passage is None:
         return _parts(links, seen, truth, drawing, share)
-    return _whole(chain.passage, links, seen, truth, drawing, share)
+    return _whole(chain, links, seen, truth, drawing, share)
 
 
 def _share(chain: Chain, links: Sequence[Link], truth: Frontier) -> float:
@@ -115,13 +115,20 @@ def _parts(links: Sequence[Link], seen: Frontier, truth: Frontier, drawing: Draw
 
 
 def _whole(
-    passage: Passage, links: Sequence[Link], seen: Frontier, truth: Frontier, drawing: Drawing, share: float
+    chain: Chain,
+    links: Sequence[Link],
+    seen: Frontier,
+    truth: Frontier,
+    drawing: Drawing,
+    share: float,
 ) -> Iterator[Portion]:
     """Yields a share of the batches, whole: in what is multiplied samples may stand anywhere."""
-    first, last = links[0], links[-1]
+    first, last, passage = links[0], links[-1], chain.passage
+    assert passage is not None
     given = sum(not values.mixed for values in truth.values)
     out = np.array([is_held(k, given) for k in range(len(seen.values))])
     rng, ways = np.random.default_rng([drawing.seed, last.layer.index]), passage.ways(seen)
+    beside = seen.maker(chain.between, passage.beside(seen.coupling))
     drawn = list[tuple[int, bool]]()
     for held in (False, True):
         numbers = rng.permutation(np.flatnonzero(out == held))
@@ -134,7 +141,8 @@ def _whole(
             rows = (np.arange(count) < max(1, count // CHECK_EVERY)) == held
             counts = last.stacked(np.broadcast_to(rows.reshape(-1, *[1] * (wanted.ndim - 1)), wanted.shape))[:, :1, :1]
         shape = first.make(np.zeros(first.moves.shape, np.float32), first.read(x), x.shape).shape
-        yield Portion(x, wanted, other, held, passage.of(seen, ways, seen.values[k], shape), counts)
+        by = beside(seen.values[k]).astype(np.float32)
+        yield Portion(x, wanted, other, held, passage.of(ways, seen.values[k], by, shape), counts)
 
 
 def _wanted(
