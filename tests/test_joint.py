@@ -280,7 +280,7 @@ def test_slopes_are_what_the_error_changes_by(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_way_down_gets_nearer_on_what_is_held_out(form: str) -> None:
     for error, start in errors_of(form):
-        found = descend(start, error.look, error.held, error.scaled(start))
+        found = descend(start, error.look, error.held, error.scaled(start), 6)
         assert found is not None and error.held(found) < 0.7 * error.held(start)
 
 
@@ -293,10 +293,12 @@ def test_a_bowl_is_gone_down_to_its_bottom() -> None:
         return float(left @ bend @ left) / 2, [bend @ left]
 
     start = [np.zeros(3)]
-    found = descend(start, look, lambda w: look(w)[0], lambda slope: slope)
+    found = descend(start, look, lambda w: look(w)[0], lambda slope: slope, 6)
     assert found is not None and look(found)[0] < 1e-3 * look(start)[0]
-    assert descend(start, look, lambda w: float(np.abs(w[0]).sum()), lambda slope: slope) is None  # only the start is 0
-    assert descend([bottom], look, lambda w: look(w)[0], lambda slope: slope) is None
+    assert (
+        descend(start, look, lambda w: float(np.abs(w[0]).sum()), lambda slope: slope, 6) is None
+    )  # only the start is 0
+    assert descend([bottom], look, lambda w: look(w)[0], lambda slope: slope, 6) is None
 
 
 # ---------------------------------------------------------------- what they gain

@@ -13,7 +13,6 @@ from onnxprune.refit.moments import Floats
 
 __all__ = ["Weights", "descend"]
 
-STEPS = 12
 FIRST = 1 / 3  # of the first step, which each part's scale takes for its own
 TRIES = 4  # of shorter steps, where one leads up
 SHORTEST = 1e-2  # of the one before
@@ -27,6 +26,7 @@ def descend(
     look: Callable[[Weights], tuple[float, Weights]],
     held: Callable[[Weights], float],
     scaled: Callable[[Weights], Weights],
+    steps: int,
 ) -> Weights | None:
     """Returns weights with less error on what is held out than those at the start; None where there are none.
 
@@ -35,11 +35,12 @@ def descend(
         look: tells the error of weights on what they are fitted to, and its slope.
         held: tells their error on what is held out.
         scaled: makes the step that a slope asks for, as far as curvature is known beforehand.
+        steps: that are taken at most.
     """
     best, least = None, held(start)
     w, (error, slope) = start, look(start)
     seen = list[tuple[Weights, Weights]]()
-    for _ in range(STEPS):
+    for _ in range(steps):
         way = _way(slope, seen, scaled)
         down, length = _dot(slope, way), 1.0 if seen else FIRST
         if not down > 0:

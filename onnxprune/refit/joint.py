@@ -26,6 +26,8 @@ from onnxprune.refit.portions import Portion, portions
 
 __all__ = ["refit_jointly"]
 
+STEPS = 6
+STEPS_THROUGH = 12  # a product
 CORRELATED = 128  # rows for each feature that tell how features correlate
 DAMPING = 1e-3
 FLAT = 0.03  # of the mean curvature, that outputs have at least
@@ -57,7 +59,9 @@ def refit_jointly(
         return None
     start = [link.taken(w, b) for link, (w, b) in zip(links, found, strict=True)]
     try:
-        new = descend(start, error.look, error.held, error.scaled(start))
+        new = descend(
+            start, error.look, error.held, error.scaled(start), STEPS if chain.passage is None else STEPS_THROUGH
+        )
     except np.linalg.LinAlgError:  # of inputs that are no numbers
         return None
     return None if new is None else [link.put(of, *old) for link, of, old in zip(links, new, found, strict=True)]
