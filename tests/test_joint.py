@@ -376,9 +376,9 @@ def test_the_result_hangs_on_no_number_of_jobs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet", "mobilenet", "vit"])
-def test_trained_networks_lose_less(name: str) -> None:
+@pytest.mark.parametrize(("name", "share"), [("resnet", 0.97), ("mobilenet", 0.97), ("vit", 0.75)])
+def test_trained_networks_lose_less(name: str, share: float) -> None:
     model, test = MODELS / f"digits_{name}.onnx", np.load(MODELS / "digits_test.npz")["input"]
     (x,) = np.load(MODELS / "digits.npz").values()
     found = {mode: error(model, x, test, compensate=mode) for mode in ("lstsq", "joint")}
-    assert found["joint"] < 0.97 * found["lstsq"]
+    assert found["joint"] < share * found["lstsq"]
