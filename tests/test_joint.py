@@ -209,6 +209,18 @@ ASIDE: dict[str, tuple[list[Node], str]] = {
     "squared": ([GATED[0], ("Mul", "h h", "p", {}), GATED[2]], "y"),
     "the product is read beside": ([("Tanh", "x", "t", {}), *GATED, ("Sigmoid", "p", "s", {})], "y s"),
     "with a constant": ([GATED[0], ("MatMul", "h c", "p", {}), GATED[2]], "y"),
+    "with a vector": (
+        [
+            ("Constant", "", "last", {"value_ints": [1]}),
+            ("Constant", "", "row", {"value_ints": [1, 8]}),
+            ("ReduceMax", "x last", "t", {"keepdims": 0}),
+            GATED[0],
+            ("MatMul", "t h", "v", {}),
+            ("Reshape", "v row", "p", {}),
+            GATED[2],
+        ],
+        "y",
+    ),
 }
 
 

@@ -218,9 +218,12 @@ def find_passages(
 
 
 def _multiplies(coupling: Coupling, index: int) -> bool:
-    """Returns whether a node multiplies two values that hang on the data."""
-    node, static = coupling.nodes[index], coupling.trace.static
-    return node.op_type in ("MatMul", "Mul") and all(v is not None and v.name not in static for v in node.inputs)
+    """Returns whether a node multiplies two values that hang on the data, neither of them a vector in a MatMul."""
+    node, trace = coupling.nodes[index], coupling.trace
+    names = [_read(coupling, index, slot) for slot in range(len(node.inputs))]
+    if node.op_type not in ("MatMul", "Mul") or any(name in trace.static for name in names):
+        return False
+    return node.op_type == "Mul" or all(len(trace.shapes[name][0]) > 1 for name in names)
 
 
 def _read(coupling: Coupling, index: int, slot: int) -> str:
