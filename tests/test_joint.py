@@ -307,9 +307,8 @@ def test_a_bowl_is_gone_down_to_its_bottom() -> None:
     start = [np.zeros(3)]
     found = descend(start, look, lambda w: look(w)[0], lambda slope: slope, 6)
     assert found is not None and look(found)[0] < 1e-3 * look(start)[0]
-    assert (
-        descend(start, look, lambda w: float(np.abs(w[0]).sum()), lambda slope: slope, 6) is None
-    )  # only the start is 0
+    only_the_start = descend(start, look, lambda w: float(np.abs(w[0]).sum()), lambda slope: slope, 6)
+    assert only_the_start is None
     assert descend([bottom], look, lambda w: look(w)[0], lambda slope: slope, 6) is None
 
 

@@ -124,6 +124,11 @@ class Coupling:
         return frozenset((*inside, *(str(v.name) for v in self.model.graph.outputs)))
 
     @cached_property
+    def makers(self) -> dict[str, int]:
+        """The number of the node that makes each value."""
+        return {v.name: k for k, node in enumerate(self.nodes) for v in node.outputs if v.name}
+
+    @cached_property
     def readers(self) -> dict[str, list[Place]]:
         """Where each value is read by nodes of the graph."""
         found: dict[str, list[Place]] = {}

@@ -112,7 +112,6 @@ class _Finder:
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         self.tensors = constants(coupling.model.graph)
-        self.producer = {v.name: index for index, node in enumerate(coupling.nodes) for v in node.outputs if v.name}
         self.outputs = {v.name for v in coupling.model.graph.outputs}
         used = {*coupling.readers, *coupling.read_elsewhere}
         passing = [(k, n.outputs[0].name) for k, n in enumerate(coupling.nodes) if n.op_type == "Identity"]
@@ -308,7 +307,11 @@ class _Finder:
         """Returns the branch if it is there before the node, in the same shape, and the factors can be divided by."""
         shapes = self.coupling.trace.shapes
         y = self.coupling.nodes[index].outputs[0].name
-        if self.producer.get(name, -1) >= index or shapes.get(name) != shapes.get(y or "") or self._is_static(name):
+        if (
+            self.coupling.makers.get(name, -1) >= index
+            or shapes.get(name) != shapes.get(y or "")
+            or self._is_static(name)
+        ):
             return None
         level = np.abs(factor)
         return Branch(name, np.where(level < 1e-3 * level.max(), np.inf, factor)) if level.max() > 0 else None

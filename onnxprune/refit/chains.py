@@ -88,11 +88,10 @@ def _behind(
     """Returns the nodes that make what a chain's last layer reads of what layers read, and what that is."""
     coupling, inner = still.coupling, {layer.index for layer in chain[1:]}
     stops = {layer.index for layer in layers} - inner
-    makers = {str(v.name): k for k, node in enumerate(coupling.nodes) for v in node.outputs}
     nodes, asks, waiting = set[int](), set[str](), {chain[-1].input}
     while waiting:
         name = waiting.pop()
-        k = makers.get(name)
+        k = coupling.makers.get(name)
         if k is None or name in coupling.trace.static:
             asks.add(name)
         elif k not in nodes:

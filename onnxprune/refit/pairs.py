@@ -8,7 +8,7 @@ nothing but movement and scaling stands between.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,11 @@ from onnxprune.engine.layers import Layer
 from onnxprune.engine.units import Units
 from onnxprune.graph.runtime import open_session, run
 from onnxprune.ops import Node
+from onnxprune.refit.moves import MOVES, followed_back, made_by, moving
 from onnxprune.refit.obs import Problem
 
 RIDGES = (1e-4, 1e-2, 1.0)
 CHECK_EVERY = 8
-MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Flatten", "Identity", "Dropout"}
 SCALES = {"Mul", "Div"}
 ATTENTION = {"Attention", "MultiHeadAttention"}
 BEHIND = {"Mul", "Div", "Add", "Where", "Identity", "Cast"}  # what may stand between a product and its Softmax
@@ -237,32 +237,20 @@ def projection(pair: Pair, frontier: Frontier, layers: Iterable[Layer]) -> tuple
     None where anything but movement and scaling stands between. The way is told by running it on numbered outputs.
     """
     coupling = frontier.coupling
-    makers = {str(v.name): k for k, node in enumerate(coupling.nodes) for v in node.outputs}
-    starts = {}
-    for layer in layers:
-        behind = layer.index if layer.bias is None else layer.bias.node
-        if not layer.direct and layer.shared == 1:
-            starts[str(coupling.nodes[behind].outputs[0].name)] = layer
-    name, path = pair.query, list[int]()
-    while name not in starts:
-        index = makers.get(name, -1)
-        if index < 0 or not _moves(coupling.nodes[index], coupling.trace.static):
-            return None
-        path.append(index)
-        node = coupling.nodes[index]
-        data = next(v for v in node.inputs if v is not None and v.name not in coupling.trace.static)
-        name = str(data.name)
+    starts = {made_by(coupling, layer): layer for layer in layers if not layer.direct and layer.shared == 1}
+    name, path = followed_back(coupling, pair.query, starts, lambda node: _scaled(coupling, node))
+    if name not in starts:
+        return None
     layer = starts[name]
-    told = _numbered(frontier, layer, name, pair, sorted(path))
+    told = _numbered(frontier, layer, name, pair, list(path))
     return None if told is None else (layer, *told)
 
 
-def _moves(node: ir.Node, static: Container[str | None]) -> bool:
-    """Returns whether a node only moves its data, or scales them by something constant."""
-    moving = [k for k, v in enumerate(node.inputs) if v is not None and v.name not in static]
-    if moving == [0]:
-        return node.op_type in MOVES | SCALES
-    return moving == [1] and node.op_type == "Mul"
+def _scaled(coupling: Coupling, node: ir.Node) -> int | None:
+    """Returns the input that a node only moves, or scales by something constant."""
+    if moving(coupling, node) == [0]:
+        return 0 if node.op_type in MOVES | SCALES else None
+    return 1 if moving(coupling, node) == [1] and node.op_type == "Mul" else None
 
 
 def _numbered(

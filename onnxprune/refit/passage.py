@@ -6,12 +6,14 @@ there to where the next layer reads it. Which numbers go where is told by sendin
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 
 from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.frontier import Frontier, inputs_of
@@ -20,7 +22,7 @@ from onnxprune.engine.layers import Layer
 from onnxprune.graph.runtime import open_session, run
 from onnxprune.ops.linear import LinearConv, LinearProduct
 from onnxprune.refit.moments import Bools
-from onnxprune.refit.pairs import MOVES
+from onnxprune.refit.moves import MOVES, followed_back, made_by, moving
 
 __all__ = ["Passage", "Passed", "find_passages"]
 
@@ -159,13 +161,7 @@ class Way:
         made = {str(v.name) for k in nodes for v in frontier.nodes[k].outputs}
         read = dict.fromkeys(name for k in nodes for name in inputs_of(frontier.nodes[k]))
         self.asks = [n for n in read if n not in made and n not in frontier.tensors and n != start]
-        self._start, self._end = start, end
-        self._session = None
-        if nodes:
-            segment = frontier.segment(nodes, [start, *self.asks], [end])
-            for value in (segment.graph.input[0], segment.graph.output[0]):  # whole numbers are sent along
-                value.type.tensor_type.elem_type = onnx.TensorProto.INT64
-            self._session = open_session(segment, frontier.providers)
+        self._frontier, self._nodes, self._start, self._end = frontier, nodes, start, end
         self._known: dict[tuple[Shape, tuple[bytes, ...]], Array] = {}
 
     def places(self, shape: Shape, values: Mapping[str, np.ndarray]) -> Array:
@@ -178,11 +174,19 @@ class Way:
         key = tuple(shape), tuple(values[name].tobytes() for name in self.asks)
         if key not in self._known:
             numbers = np.arange(np.prod(shape)).reshape(shape)
-            if self._session is not None:
+            if self._nodes:
                 feeds = {self._start: numbers, **{name: values[name] for name in self.asks}}
                 (numbers,) = run(self._session, [self._end], feeds)
             self._known[key] = numbers
         return self._known[key]
+
+    @cached_property
+    def _session(self) -> ort.InferenceSession:
+        """Runs the nodes on whole numbers."""
+        segment = self._frontier.segment(self._nodes, [self._start, *self.asks], [self._end])
+        for value in (segment.graph.input[0], segment.graph.output[0]):
+            value.type.tensor_type.elem_type = onnx.TensorProto.INT64
+        return open_session(segment, self._frontier.providers)
 
 
 # ---------------------------------------------------------------- where there are such products
@@ -197,16 +201,19 @@ def find_passages(
         behind: the pointwise nodes behind each.
     """
     coupling = still.coupling
-    makers = {str(v.name): k for k, node in enumerate(coupling.nodes) for v in node.outputs}
     firsts = {_start(coupling, layer, behind[k]): layer for k, layer in layers.items() if layer.other is None}
+
+    def through(node: ir.Node) -> int | None:
+        return 0 if _moves(coupling, node) else None
+
     found = []
     for last in layers.values():
-        product, path = _back(coupling, last.input, makers)
-        index = makers.get(product, -1)
+        product, path = followed_back(coupling, last.input, (), through)
+        index = coupling.makers.get(product, -1)
         if index < 0 or not _multiplies(coupling, index) or not _is_alone(coupling, product, path, last):
             continue
         for slot in (0, 1):
-            start, before = _back(coupling, _read(coupling, index, slot), makers, firsts)
+            start, before = followed_back(coupling, _read(coupling, index, slot), firsts, through)
             first = firsts.get(start)
             if first is None or first is last:
                 continue
@@ -233,25 +240,12 @@ def _read(coupling: Coupling, index: int, slot: int) -> str:
 
 def _start(coupling: Coupling, layer: Layer, nodes: Sequence[int]) -> str:
     """Returns what the pointwise nodes behind a layer make, or what it makes itself, with its bias."""
-    own = layer.index if layer.bias is None else layer.bias.node
-    return str(coupling.nodes[nodes[-1] if nodes else own].outputs[0].name)
+    return str(coupling.nodes[nodes[-1]].outputs[0].name) if nodes else made_by(coupling, layer)
 
 
 def _moves(coupling: Coupling, node: ir.Node) -> bool:
     """Returns whether a node only moves or repeats numbers of its first input."""
-    asked = [k for k, v in enumerate(node.inputs) if v is not None and v.name not in coupling.trace.static]
-    return node.op_type in MOVING and node.domain in ("", "ai.onnx") and asked == [0]
-
-
-def _back(
-    coupling: Coupling, name: str, makers: Mapping[str, int], starts: Container[str] = ()
-) -> tuple[str, tuple[int, ...]]:
-    """Returns what a value was moved from, as far back as to a start or what is not moved, and the nodes between."""
-    path = list[int]()
-    while name not in starts and (k := makers.get(name, -1)) >= 0 and _moves(coupling, coupling.nodes[k]):
-        path.insert(0, k)
-        name = _read(coupling, k, 0)
-    return name, tuple(path)
+    return node.op_type in MOVING and node.domain in ("", "ai.onnx") and moving(coupling, node) == [0]
 
 
 def _readers(coupling: Coupling, name: str) -> list[tuple[int, int]]:
@@ -276,7 +270,6 @@ class _Spreading:
     def __init__(self, still: Frontier, layer: Layer, start: str, goal: tuple[int, int]) -> None:
         self.still, self.coupling, self.layer, self.start, self.goal = still, still.coupling, layer, start, goal
         self.shape = self.coupling.trace.shapes[start][0]
-        self.values = {name: pair[0] for name, pair in self.coupling.trace.values.items()}
 
     def reached(self, path: tuple[int, ...]) -> Bools | None:
         """Returns (g, o): the outputs that get to the goal on a path; None where one of them gets elsewhere, too."""
@@ -286,10 +279,12 @@ class _Spreading:
     def _outputs(self, path: tuple[int, ...], name: str) -> Bools | None:
         """Returns (g, o): the outputs that are in a value at the end of a path; None where that can't be told."""
         way = Way(self.still, path, self.start, name)
-        if not set(way.asks) <= set(self.values):
+        known = self.coupling.trace.values
+        if not known.keys() >= set(way.asks):
             return None
+        values = {asked: known[asked][0] for asked in way.asks}
         there = np.zeros(self.shape, bool)
-        there.reshape(-1)[way.places(self.shape, self.values)] = True
+        there.reshape(-1)[way.places(self.shape, values)] = True
         view = self.layer.view
         assert isinstance(view, LinearConv | LinearProduct)
         found: Bools = np.any(view.stacked(there), axis=(0, 3))

@@ -115,12 +115,7 @@ def _parts(links: Sequence[Link], seen: Frontier, truth: Frontier, drawing: Draw
 
 
 def _whole(
-    chain: Chain,
-    links: Sequence[Link],
-    seen: Frontier,
-    truth: Frontier,
-    drawing: Drawing,
-    share: float,
+    chain: Chain, links: Sequence[Link], seen: Frontier, truth: Frontier, drawing: Drawing, share: float
 ) -> Iterator[Portion]:
     """Yields a share of the batches, whole: in what is multiplied samples may stand anywhere."""
     first, last, passage = links[0], links[-1], chain.passage

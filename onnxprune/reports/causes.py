@@ -19,7 +19,6 @@ class Causes:
     def __init__(self, coupling: Coupling) -> None:
         self._coupling = coupling
         self._index = {coupling.where(k): k for k in range(len(coupling.nodes))}
-        self._maker = {v.name: k for k, node in enumerate(coupling.nodes) for v in node.outputs}
         self._own: dict[tuple[str, str], Reason] = {}
         for reason in coupling.labels.reasons:
             self._own.setdefault((reason.node, reason.op), reason)
@@ -40,7 +39,7 @@ class Causes:
         found = list(self._held(index))
         seen = {v.name for v in found}
         for value in found:
-            maker = self._maker.get(value.name)
+            maker = self._coupling.makers.get(str(value.name))
             if maker is None:
                 return Reason(str(value.name), "", "an input of the graph")
             if any(t is not None and t.arrays for t in self._coupling.seen[maker]):
