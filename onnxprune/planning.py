@@ -45,7 +45,7 @@ def decide(
             return cutting, rewrite, tuple(stuck)
         for index, why in rewrite.failed.items():
             failures[index] += 1
-            for node in sorted(_at_fault(coupling, index, failures[index])):
+            for node in sorted(_at_fault(cutting, index, failures[index])):
                 freeze_node(coupling, node, why)
                 stuck.append(node)
         units = None
@@ -53,10 +53,16 @@ def decide(
     return nothing, rewrite_sizes(nothing), tuple(stuck)
 
 
-def _at_fault(coupling: Coupling, index: int, failures: int) -> set[int]:
-    """Returns what to freeze as sizes can't follow: the node, then where its sizes come from, then who shares them."""
+def _at_fault(cutting: Cutting, index: int, failures: int) -> set[int]:
+    """Returns what to freeze as sizes can't follow: the node, then where its sizes come from, then who shares them.
+
+    At last, who reads the weights of groups that they can't follow where each is cut alone.
+    """
+    coupling = cutting.coupling
     if failures == 1:
         return {index}
+    if failures > 3:
+        return _culprits(cutting, index)
     sources = _sources(coupling, index)
     if failures == 2:
         return sources
@@ -70,14 +76,26 @@ def _at_fault(coupling: Coupling, index: int, failures: int) -> set[int]:
     return reached
 
 
+def _culprits(cutting: Cutting, index: int) -> set[int]:
+    """Returns the nodes that read weights of groups that a node's sizes can't follow, each cut alone."""
+    found = set[int]()
+    for group in cutting.units.groups:
+        alone = Cutting(cutting.units, group.units[cutting.dead[group.units]])
+        if index in rewrite_sizes(alone).failed:
+            found |= {use.node for use in cutting.coupling.uses if alone.touches(use)}
+    return found
+
+
 def _sources(coupling: Coupling, index: int) -> set[int]:
-    """Returns a node and those that compute its data-independent inputs: where a cut comes in that it can't follow."""
+    """Returns a node and those that compute its inputs from sizes alone: where a cut comes in that it can't follow."""
     producer = {v.name: i for i, n in enumerate(coupling.nodes) for v in n.outputs}
     found, open_ = {index}, [index]
     while open_:
         for v in coupling.nodes[open_.pop()].inputs:
             source = producer.get(v.name) if v is not None else None
-            if source is not None and source not in found and v is not None and v.name in coupling.trace.static:
+            if source is None or source in found or v is None:
+                continue
+            if v.name in coupling.trace.static or coupling.nodes[source].op_type in ("Shape", "Size"):
                 found.add(source)
                 open_.append(source)
     return found

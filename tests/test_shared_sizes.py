@@ -143,10 +143,61 @@ def counted() -> onnx.ModelProto:
     return model_of(nodes, weights, inputs=[floats("x", "a", 5)], outputs=[floats("y", "a", 4, 3)])
 
 
-def test_a_size_beside_one_that_depends_on_data_is_not_taken_to_follow() -> None:
+def test_a_size_beside_one_that_depends_on_data_follows_by_itself() -> None:
     result = onnxprune.prune(counted(), ratio=0.5, criterion="l1", compensate="none")
-    assert [(group.units, group.cut) for group in result.report.groups] == [(12, 6)]
+    assert [(group.units, group.cut) for group in result.report.groups] == [(12, 6), (4, 2)]
     assert not any("refused" in warning for warning in result.report.warnings)
+    assert result.report.validation is not None and len(result.report.validation.sizes) == 2
+
+
+def picked(*, apart: bool) -> onnx.ModelProto:
+    """Returns a layer over the rows that data pick, to which as many rows of zeros are added.
+
+    Args:
+        apart: how many rows there are is read off the rows themselves, not off what the layer makes of them.
+    """
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        picked (float[N, 5] x) => (float[M, 3] y)
+        <float[5, 12] w0, float[12, 3] w1, float limit = {{0.5}}, int64[1] first = {{0}}, int64 zero = {{0}},
+         int64[1] twelve = {{12}}>
+        {{ largest = ReduceMax <axes = [1], keepdims = 0> (x)
+          large = Greater (largest, limit)
+          places = NonZero (large)
+          rows = Squeeze (places, first)
+          taken = Gather (x, rows)
+          h = MatMul (taken, w0)
+          shape = Shape ({"taken" if apart else "h"})
+          count = Gather (shape, zero)
+          counted = Unsqueeze (count, first)
+          size = Concat <axis = 0> (counted, twelve)
+          zeros = ConstantOfShape (size)
+          sum = Add (zeros, h)
+          y = MatMul (sum, w1) }}""")
+    model.graph.initializer.extend([tensor("w0", 5, 12), tensor("w1", 12, 3, seed=1)])
+    return model
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_zeros_of_a_size_that_data_make_lose_the_channels_of_what_they_are_added_to(apart: bool) -> None:
+    result = onnxprune.prune(picked(apart=apart), ratio=0.5, criterion="l1", compensate="none")
+    assert [(group.units, group.cut) for group in result.report.groups] == [(12, 6)]
+    assert result.report.validation is not None and len(result.report.validation.sizes) == 2
+
+
+def test_one_group_that_sizes_cannot_follow_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = planning.rewrite_sizes
+
+    def without_w1(cutting: Cutting) -> Rewrite:
+        """Has the sizes fail at a node that meets no label, as long as `w1` loses any."""
+        found = real(cutting)
+        if any(g.name == "w1" and cutting.dead[g.units].any() for g in cutting.units.groups):
+            found.failed[0] = "for this test"
+        return found
+
+    monkeypatch.setattr(planning, "rewrite_sizes", without_w1)
+    result = onnxprune.prune(two_heads(), ratio=0.5, criterion="l1", compensate="none")
+    assert [(group.name, group.units, group.cut) for group in result.report.groups] == [("w0", 6, 3)]
 
 
 def padded() -> onnx.ModelProto:

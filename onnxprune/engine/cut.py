@@ -164,8 +164,8 @@ class _Editor:
             value, old = node.inputs[slot], self.coupling.nodes[index].inputs[slot]
             assert value is not None and old is not None
             name = str(old.name)
-            whole = self.coupling.trace.values[name][0]
-            here, numbers = np.zeros(whole.shape, bool), np.zeros_like(whole)
+            shape, dtype = self.coupling.trace.shapes[name][0], self.coupling.trace.dtypes[name]
+            here, numbers = np.zeros(shape, bool), np.zeros(shape, dtype)
             here[list(entries)], numbers[list(entries)] = True, list(entries.values())
             given = [add_constant(self.model, f"{name}_own", ir.Tensor(x), node) for x in (here, numbers)]
             where = ir.node("Where", [*given, value], name=free_name(self.model, f"{node.name or name}_own"))

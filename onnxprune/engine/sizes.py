@@ -7,7 +7,7 @@ rewritten on that edge; where consumers disagree, the consumer gets a private co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,18 +124,25 @@ class _Sizes:
 
     def entry(self, index: int, slot: int, k: int, run: int) -> int | None:
         """Returns entry `k` of what arrives at an input, looked for in the parts that a Concat puts together."""
-        whole = self.arriving(index, slot, run)
+        own, whole = self.out.own.get((index, slot), {}), self.arriving(index, slot, run)
         if whole is not None:
-            return int(whole.reshape(-1)[k])
+            return whole.reshape(-1)[k].item() if k < whole.size else None
+        if k in own:
+            return own[k]
         maker = self.producer.get(self._name(index, slot) or "")
-        if maker is None or self.nodes[maker].op_type != "Concat":
+        found = None if maker is None else self._part(maker, k)
+        return None if found is None or maker is None else self.entry(maker, *found, run)
+
+    def _part(self, index: int, k: int) -> tuple[int, int] | None:
+        """Returns the input of a Concat of lists that entry `k` comes from, and its place there."""
+        if self.nodes[index].op_type != "Concat":
             return None
-        for part in range(len(self.nodes[maker].inputs)):
-            size = self.trace.shapes.get(self._name(maker, part) or "", ((), ()))[run]
+        for slot in range(len(self.nodes[index].inputs)):
+            size = self.trace.shapes.get(self._name(index, slot) or "", ((), ()))[0]
             if len(size) != 1:
                 return None
             if k < size[0]:
-                return self.entry(maker, part, k, run)
+                return slot, k
             k -= size[0]
         return None
 
@@ -178,7 +185,8 @@ class _Sizes:
                 del self.content[name]
         slots = home.size_slots if home is not None else frozenset[int]()
         for slot in changed:
-            if slot not in slots and (index, slot) not in self.private:
+            settled = slot in slots or (index, slot) in self.private or (index, slot) in self.entries
+            if not (settled or self._takes_what_stays(index, slot)):
                 self._keep_old(index, slot)
 
     def _new_shape(self, index: int, node: ir.Node) -> None:
@@ -191,12 +199,8 @@ class _Sizes:
             return
         new = []
         for run in (0, 1):
-            shape = np.array(self.cutting.new_shape(t, self.trace.shapes[name][run]), np.int64)
-            if node.op_type == "Size":
-                new.append(np.array(shape.prod()))
-                continue
-            start, end = node.attributes.get("start"), node.attributes.get("end")
-            new.append(shape[slice(start.as_int() if start else None, end.as_int() if end else None)])
+            shape = self.cutting.new_shape(t, self.trace.shapes[name][run])
+            new.append(np.array(np.prod(shape, dtype=np.int64)) if node.op_type == "Size" else _listed(node, shape))
         self._store(node.outputs[0].name, (new[0], new[1]))
 
     def _store(self, name: str, pair: Pair) -> None:
@@ -248,6 +252,29 @@ class _Sizes:
         proto.attribute.extend(onnx.helper.make_attribute(n, v) for n, v in edits.items() if v is not None)
         return proto
 
+    def _takes_what_stays(self, index: int, slot: int) -> bool:
+        """Returns whether a node takes only such sizes of a shape that depends on data as the cut leaves alone."""
+        maker = self.producer.get(self._name(index, slot) or "")
+        if maker is None or self.nodes[maker].op_type != "Shape" or slot:
+            return False
+        for run in (0, 1):
+            now = self.arriving(index, slot, run)
+            old = _listed(self.nodes[maker], self.trace.shapes[self._name(maker, 0) or ""][run])
+            if now is None or (taken := self._taken(index, len(old), run)) is None:
+                return False
+            if not np.array_equal(now[taken], old[taken]):
+                return False
+        return True
+
+    def _taken(self, index: int, count: int, run: int) -> Array | None:
+        """Returns which entries of a list of so many a Gather or a Slice takes, None where it is neither."""
+        if self.nodes[index].op_type == "Gather":
+            return self.arriving(index, 1, run)
+        if self.nodes[index].op_type == "Slice":
+            bounds = slice_bounds(SizeSite(self, index), 1, run)
+            return None if bounds is None or 0 not in bounds else sliced(count, *bounds[0])
+        return None
+
     def _keep_old(self, index: int, slot: int) -> None:
         """A number read off a pruned axis that is no size keeps its old value."""
         name = self._name(index, slot)
@@ -272,26 +299,36 @@ class _Sizes:
             self.out.attributes[index, need.where] = need.values
             return
         slot, (a, b) = need.where, need.values
-        name, wrong = self._name(index, slot), None
+        name, wrong, whole = self._name(index, slot), None, True
         if name is not None and (index, slot) not in self.private and name not in self.constants:
-            now = [self.arriving(index, slot, run) for run in (0, 1)]
-            if now[0] is not None and now[1] is not None and now[0].shape == a.shape:
-                wrong = np.flatnonzero((now[0] != a).reshape(-1) | (now[1] != b).reshape(-1))
-                edits: dict[Edge, dict[int, int]] = {}
-                if all(
-                    self._trace_back(index, slot, int(k), int(a.reshape(-1)[k]), int(b.reshape(-1)[k]), edits)
-                    for k in wrong
-                ):
-                    self._apply(edits)
-                    return
+            wrong, whole = self._wrong(index, slot, a, b)
+            edits: dict[Edge, dict[int, int]] = {}
+            if wrong is not None and all(
+                self._trace_back(index, slot, int(k), int(a.reshape(-1)[k]), int(b.reshape(-1)[k]), edits)
+                for k in wrong
+            ):
+                self._apply(edits)
+                return
         static = need.static if need.static is not None else a if a.shape == b.shape and np.array_equal(a, b) else None
-        if static is None:
+        if static is None or not whole:
             if wrong is None or not self._own(index, slot, wrong, a, b):
                 self.out.failed[index] = "needs sizes that vary at run time and can't be traced back to constants"
             return
         self.out.edges[index, slot] = static
         self.private.add((index, slot))
         self.out.attributes.update({(index, attribute): value for attribute, value in need.attributes.items()})
+
+    def _wrong(self, index: int, slot: int, a: np.ndarray, b: np.ndarray) -> tuple[Array | None, bool]:
+        """Returns which entries arrive otherwise than wanted, None where that can't be told, and if all are known."""
+        now = [self.arriving(index, slot, run) for run in (0, 1)]
+        if now[0] is not None and now[1] is not None:
+            if now[0].shape != a.shape:
+                return None, True
+            return np.flatnonzero((now[0] != a).reshape(-1) | (now[1] != b).reshape(-1)), True
+        known = [(k, [self.entry(index, slot, k, run) for run in (0, 1)]) for k in range(a.size)]
+        known = [(k, pair) for k, pair in known if None not in pair]
+        off = [k for k, pair in known if pair != [a.reshape(-1)[k], b.reshape(-1)[k]]]
+        return (np.array(off, np.int64), False) if known else (None, True)
 
     def _own(self, index: int, slot: int, wrong: Array, a: np.ndarray, b: np.ndarray) -> bool:
         """Gives one reader numbers of its own for entries that others need otherwise; False where these vary."""
@@ -315,10 +352,10 @@ class _Sizes:
         name = self._name(index, slot)
         if name is None:
             return False
-        now = [self.arriving(index, slot, run) for run in (0, 1)]
-        if now[0] is None or now[1] is None or flat >= now[0].size:
+        now = [self.entry(index, slot, flat, run) for run in (0, 1)]
+        if None in now:
             return False
-        if now[0].reshape(-1)[flat] == a and now[1].reshape(-1)[flat] == b:
+        if now == [a, b]:
             return True
         if name in self.constants:
             edge = (index, slot)
@@ -339,16 +376,8 @@ class _Sizes:
         node = self.nodes[index]
         if node.op_type in COPYING:
             yield [(0, flat, a, b)]
-        elif node.op_type == "Concat":
-            at = 0
-            for slot in range(len(node.inputs)):
-                value = self.arriving(index, slot, 0)
-                if value is None or value.ndim != 1:
-                    return
-                if flat < at + value.size:
-                    yield [(slot, flat - at, a, b)]
-                    return
-                at += value.size
+        elif (part := self._part(index, flat)) is not None:
+            yield [(*part, a, b)]
         elif node.op_type == "Gather":
             data, where = self.arriving(index, 0, 0), self.arriving(index, 1, 0)
             if data is not None and where is not None and data.ndim == 1:
@@ -383,6 +412,12 @@ class _Sizes:
             wanted = [solvers[op][slot](r, o) for r, o in zip((a, b), other, strict=True)]
             if wanted[0] is not None and wanted[1] is not None:
                 yield [(slot, places[slot], wanted[0], wanted[1])]
+
+
+def _listed(node: ir.Node, shape: Sequence[int]) -> np.ndarray:
+    """Returns what a Shape tells of a value of this shape."""
+    start, end = node.attributes.get("start"), node.attributes.get("end")
+    return np.array(shape, np.int64)[slice(start.as_int() if start else None, end.as_int() if end else None)]
 
 
 class SizeSite:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes
-from onnxprune.ops.registry import Need, Pair, Site, Sized, Unsupported, differs, operator
+from onnxprune.ops.registry import Need, Pair, Site, Sized, Unsupported, arriving_sizes, differs, operator
 from onnxprune.ops.sizes_in_graph import made
 
 reshape = operator(
@@ -64,10 +64,8 @@ def size_reshape(op: Sized) -> Iterable[Need]:
     """Only the entries that are wrong after the cut are asked for anew."""
     wanted: list[np.ndarray] = []
     for run in (0, 1):
-        target = op.arriving(1, run) if op.has(1) else np.array(op.attr("shape"), np.int64)
+        target = arriving_sizes(op, 1, 0, run) if op.has(1) else np.array(op.attr("shape"), np.int64)
         if target is None:
-            if any(op.entry(1, k, run) not in (None, 0, -1, n) for k, n in enumerate(op.new_out(0, run))):
-                raise Unsupported("a size that depends on data stands beside one that the cut changes")
             return
         new, allowzero = op.new_out(0, run), op.attr("allowzero", 0)
         if reshaped(op.new(0, run), target.tolist(), allowzero) == new:

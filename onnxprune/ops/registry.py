@@ -254,6 +254,26 @@ def differs(op: Sized, slot: int, wanted: Iterable[np.ndarray]) -> bool:
     return any(a is None or not np.array_equal(w, a) for w, a in arriving)
 
 
+def arriving_sizes(op: Sized, slot: int, k: int = 0, run: int = 0) -> np.ndarray | None:
+    """Returns the list of sizes for output `k` that arrives in a run; None where all of it depends on data.
+
+    Of those that depend on data where others don't, it holds what the run gave.
+
+    Raises:
+        Unsupported: the cut changes a size that depends on data.
+    """
+    whole = op.arriving(slot, run)
+    if whole is not None:
+        return whole
+    count = op.old(slot, run)[0]
+    old, new = (sizes[len(sizes) - count :] for sizes in (op.old_out(k, run), op.new_out(k, run)))
+    entries = [op.entry(slot, at, run) for at in range(count)]
+    if any(e is None and n != m for e, n, m in zip(entries, old, new, strict=True)):
+        raise Unsupported("a size that depends on data stands where the cut changes it")
+    known = any(e is not None for e in entries)
+    return np.array([n if e is None else e for e, n in zip(entries, new, strict=True)], np.int64) if known else None
+
+
 SizeRule = Callable[[Sized], Iterable[Need | Scale]]
 MacsRule = Callable[[Node, Sequence[Shape | None], Sequence[Shape]], int]
 Rule = TypeVar("Rule", bound=Callable[..., Any])

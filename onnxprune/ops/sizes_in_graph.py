@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from onnxprune.engine.tensors import Tensor, lift
-from onnxprune.ops.registry import Need, Site, Sized, differs, operator
+from onnxprune.ops.registry import Need, Site, Sized, arriving_sizes, differs, operator
 
 shape = operator(
     "Shape", "Size", doc="no labels, nothing freezes: sizes are rewritten where they are wrong after the cut"
@@ -63,7 +63,7 @@ def couple_expand(op: Site) -> Tensor:
 @constant_of_shape.sizes
 def size_constant_of_shape(op: Sized) -> Iterable[Need]:
     """The sizes of cut axes follow."""
-    if any(op.arriving(0, run) is None for run in (0, 1)):
+    if any(arriving_sizes(op, 0, 0, run) is None for run in (0, 1)):
         return
     wanted = tuple(np.array(op.new_out(0, run), np.int64) for run in (0, 1))
     if differs(op, 0, wanted):
@@ -75,7 +75,7 @@ def size_expand(op: Sized) -> Iterable[Need]:
     """Only the entries that no longer broadcast to the result are asked for anew."""
     wanted, static = [], []
     for run in (0, 1):
-        target = op.arriving(1, run)
+        target = arriving_sizes(op, 1, 0, run)
         if target is None:
             return
         new, source = op.new_out(0, run), op.new(0, run)
