@@ -150,3 +150,87 @@ def test_a_file_that_picks_what_is_left_is_recognised(model: onnx.ModelProto) ->
     assert any(node.op_type == "Gather" for node in result.model.graph)
     found = onnxprune.validate(model, ir.to_proto(result.model))
     assert found.exactness is not None and found.exactness.exact, found.exactness
+
+
+def divided(by: str) -> onnx.ModelProto:
+    """Returns convolutions, the second of which has its weight divided by a norm, as torch.onnx leaves it in the graph.
+
+    Args:
+        by: `rows`, the norm of each output's weights (weight normalisation), or `all`, one norm (spectral).
+    """
+    node = helper.make_node
+    rows = [
+        node("ReduceL2", ["b"], ["norm"], axes=[1, 2, 3]),
+        node("Div", ["gain", "norm"], ["level"]),
+        node("Mul", ["b", "level"], ["ready"]),
+    ]
+    whole = [
+        node("Reshape", ["b", "flat"], ["matrix"]),
+        node("MatMul", ["matrix", "right"], ["half"]),
+        node("MatMul", ["left", "half"], ["norm"]),
+        node("Div", ["b", "norm"], ["ready"]),
+    ]
+    nodes = [
+        node("Conv", ["x", "a"], ["p"]),
+        node("Relu", ["p"], ["q"]),
+        *(rows if by == "rows" else whole),
+        node("Conv", ["q", "ready"], ["r"]),
+        node("Relu", ["r"], ["s"]),
+        node("Conv", ["s", "c"], ["y"]),
+    ]
+    vectors = {"gain": (8, 1, 1, 1)} if by == "rows" else {"right": (54,), "left": (8,)}
+    weights = [tensor("a", 6, 3, 3, 3), tensor("b", 8, 6, 3, 3, seed=1), tensor("c", 4, 8, 1, 1, seed=2)]
+    weights += [tensor(name, *shape, seed=3 + k) for k, (name, shape) in enumerate(vectors.items())]
+    if by == "all":
+        weights.append(numpy_helper.from_array(np.array([8, -1], np.int64), "flat"))
+    return model_of(nodes, weights, inputs=[floats("x", "N", 3, 9, 9)], outputs=[floats("y", "N", 4, 5, 5)])
+
+
+@pytest.mark.parametrize("by", ["rows", "all"])
+def test_a_norm_of_a_whole_weight_becomes_a_number_and_the_weight_is_held_once(by: str) -> None:
+    model = divided(by)
+    result = onnxprune.prune(model, ratio=0.5, criterion="l1", compensate="none")
+    assert [(group.units, group.cut) for group in result.report.groups] == [(6, 3), (8, 4)]
+    assert result.report.validation is not None and result.report.validation.error is not None
+    held = {name: list(v.shape) for name, v in result.model.graph.initializers.items() if v.shape is not None}
+    assert held.pop("a") == [3, 3, 3, 3] and held.pop("b") == [4, 3, 3, 3] and held.pop("c") == [4, 4, 1, 1]
+    assert max(int(np.prod(shape)) for shape in held.values()) <= 8, held
+    found = onnxprune.validate(model, ir.to_proto(result.model))
+    assert found.exactness is not None and found.exactness.exact, found.exactness
+
+
+@pytest.mark.parametrize("by", ["rows", "all"])
+def test_what_computes_a_norm_stays_where_nothing_is_cut(by: str) -> None:
+    graph = ir.from_proto(divided(by))
+    cutting = Cutting(find_units(couple(graph, trace(graph))), np.zeros(0, np.int64))
+    small = cut(cutting, rewrite_sizes(cutting))
+    assert [n.op_type for n in small.graph] == [n.op_type for n in graph.graph]
+    assert small.graph.initializers.keys() == graph.graph.initializers.keys()
+
+
+def both_ways(kind: str) -> onnx.ModelProto:
+    """Returns a layer and a bidirectional cell whose weights are reordered and put together in the graph."""
+    node, gates = helper.make_node, {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"])]
+    weights = [tensor("w", 5, 6), tensor("v", 16, 3, seed=1)]
+    for k, (name, width) in enumerate({"in": 6, "back": 8}.items()):
+        for way in ("there", "again"):
+            whole = f"{name}_{way}"
+            weights.append(tensor(whole, 8 * gates, width, seed=2 + 2 * k + (way == "again")))
+            parts = [f"{whole}_{g}" for g in range(gates)]
+            nodes += [node("Split", [whole], parts, axis=0), node("Concat", parts[::-1], [f"{whole}_turned"], axis=0)]
+            nodes.append(node("Unsqueeze", [f"{whole}_turned", "first"], [f"{whole}_one"]))
+        nodes.append(node("Concat", [f"{name}_there_one", f"{name}_again_one"], [f"{name}_both"], axis=0))
+    cell = node(kind, ["r", "in_both", "back_both"], ["turns"], hidden_size=8, direction="bidirectional")
+    turn = node("Transpose", ["turns"], ["beside"], perm=[0, 2, 1, 3])
+    nodes += [cell, turn, node("Reshape", ["beside", "flat"], ["z"]), node("MatMul", ["z", "v"], ["y"])]
+    weights += [numpy_helper.from_array(np.array(v, np.int64), n) for n, v in (("first", [0]), ("flat", [0, 0, -1]))]
+    return model_of(nodes, weights, inputs=[floats("x", "T", "N", 5)], outputs=[floats("y", "T", "N", 3)])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_a_cell_of_two_directions_with_weights_put_together_in_the_graph_loses_units_of_both(kind: str) -> None:
+    outcome = check_model(both_ways(kind))
+    assert outcome.wrong == ()
+    assert sorted(outcome.units) == [6, 8], outcome.frozen
+    assert outcome.cuts

@@ -185,6 +185,56 @@ def test_zeros_of_a_size_that_data_make_lose_the_channels_of_what_they_are_added
     assert result.report.validation is not None and len(result.report.validation.sizes) == 2
 
 
+def scattered(last: str = "y = MatMul (sum, w1)") -> onnx.ModelProto:
+    """Returns a layer over rows that data pick, added up where they came from, as torch.onnx writes message passing."""
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        scattered (float[N, 5] x) => (float[N, 3] y)
+        <float[5, 12] w0, float[12, 3] w1, float limit = {0.5}, int64[1] first = {0}, int64 zero = {0}, int64 one = {1},
+         int64[2] begin = {0, 0}, int64[2] column = {-1, 1}>
+        { largest = ReduceMax <axes = [1], keepdims = 0> (x)
+          large = Greater (largest, limit)
+          places = NonZero (large)
+          rows = Squeeze (places, first)
+          taken = Gather (x, rows)
+          h = MatMul (taken, w0)
+          below = Reshape (rows, column)
+          there = Shape (h)
+          beside = Expand (below, there)
+          ends = Shape (beside)
+          all = Slice (h, begin, ends)
+          given = Shape (x)
+          count = Gather (given, zero)
+          counted = Unsqueeze (count, first)
+          again = Shape (h)
+          wide = Gather (again, one)
+          width = Unsqueeze (wide, first)
+          size = Concat <axis = 0> (counted, width)
+          zeros = ConstantOfShape (size)
+          sum = ScatterElements <axis = 0, reduction = "add"> (zeros, beside, all)
+          """
+        + last
+        + "}"
+    )
+    model.graph.initializer.extend([tensor("w0", 5, 12), tensor("w1", 12, 3, seed=1)])
+    return model
+
+
+def test_rows_that_are_added_up_where_data_say_lose_channels() -> None:
+    result = onnxprune.prune(scattered(), ratio=0.5, criterion="l1", compensate="none")
+    assert [(group.units, group.cut) for group in result.report.groups] == [(12, 6)]
+    assert result.report.validation is not None and len(result.report.validation.sizes) == 2
+    assert sum(node.op_type == "Where" for node in result.model.graph) == 0
+
+
+@pytest.mark.parametrize("number", ["Cast <to = 1> (wide)", "Cast <to = 1> (area)"])
+def test_a_number_read_off_a_shape_that_data_make_keeps_the_axis_where_it_is_no_size(number: str) -> None:
+    last = f"area = ReduceProd <keepdims = 0> (size) number = {number} mean = Div (sum, number) y = MatMul (mean, w1)"
+    with pytest.raises(onnxprune.NothingToPruneError):
+        onnxprune.prune(scattered(last), ratio=0.5, criterion="l1", compensate="none")
+
+
 def test_one_group_that_sizes_cannot_follow_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     real = planning.rewrite_sizes
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxprune.engine.coupling import Use
 from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.precomputed import precomputed
 from onnxprune.engine.sizes import Rewrite
 from onnxprune.graph.constants import constants, is_constant
 from onnxprune.graph.edit import add_constant, free_name, replace_constant
@@ -25,6 +26,7 @@ LAZY_FROM = 1 << 22  # bytes; larger tensors are sliced when they are written
 def cut(cutting: Cutting, rewrite: Rewrite) -> ir.Model:
     """Returns a new model without the cut units; the original is not changed and shares the untouched tensors."""
     editor = _Editor(cutting)
+    editor.precompute()
     editor.constants(cutting.slices, cutting.shape_of)
     editor.fold()
     editor.select()
@@ -54,6 +56,7 @@ class _Editor:
         self.nodes = self.coupling.numbered(self.model)
         self.tensors = constants(self.graph)
         self.holders = {n.outputs[0].name: n for n in self.graph if is_constant(n)}
+        self.gone: frozenset[int] = frozenset()
 
     def done(self) -> ir.Model:
         """Returns the edited model, with its bodies where they belong."""
@@ -64,7 +67,7 @@ class _Editor:
         """Changes every constant that loses something: in place where all its readers agree, else in copies."""
         by_name: dict[str, list[Use]] = {}
         for use in self.coupling.uses:
-            if self.cutting.touches(use):
+            if self.cutting.touches(use) and use.node not in self.gone:
                 by_name.setdefault(use.name, []).append(use)
         for name, uses in by_name.items():
             variants: dict[bytes, list[Use]] = {}
@@ -106,6 +109,33 @@ class _Editor:
         zero = blank(self.coupling.nodes[use.node], use.slot, use.shape)
         yield values if zero is None else np.where(self.cutting.mask(use), values, zero.astype(values.dtype))
 
+    def precompute(self) -> None:
+        """Puts constants where whole weights would stay for them alone; what computed them goes."""
+        found = precomputed(self.cutting)
+        self.gone = found.gone
+        outputs = {v.name: v for k in found.gone for v in self.nodes[k].outputs}
+        for name, content in found.contents.items():
+            self._settle(outputs[name], content)
+        for k in sorted(found.gone, reverse=True):
+            node = self.nodes[k]
+            given = [v for v in node.inputs if v is not None and v.name in self.tensors]
+            self.graph.remove(node, safe=True)
+            for value in given:
+                if not value.uses() and not value.is_graph_output():
+                    self._drop(str(value.name))
+
+    def _drop(self, name: str) -> None:
+        """Removes a constant that nothing reads."""
+        if self.graph.initializers.pop(name, None) is None and name in self.holders:
+            self.graph.remove(self.holders.pop(name), safe=True)
+
+    def _settle(self, value: ir.Value, content: np.ndarray) -> None:
+        """Gives the readers of a value a constant."""
+        readers = list(value.uses())
+        fresh = add_constant(self.model, str(value.name), ir.Tensor(np.ascontiguousarray(content)), readers[0].node)
+        for reader in readers:
+            reader.node.replace_input_with(reader.idx, fresh)
+
     def fold(self) -> None:
         """Input-independent values that are cut become constants."""
         outputs = {v.name: v for n in self.nodes for v in n.outputs if v.name}
@@ -113,12 +143,7 @@ class _Editor:
             kept = [self.cutting.kept(f.tensor, axis) for axis in range(len(f.tensor.shape))]
             if all(len(k) == n for k, n in zip(kept, f.tensor.shape, strict=True)):
                 continue
-            old = outputs[f.name]
-            content = self.coupling.trace.values[f.name][0][np.ix_(*kept)]
-            readers = list(old.uses())
-            fresh = add_constant(self.model, f.name, ir.Tensor(np.ascontiguousarray(content)), readers[0].node)
-            for reader in readers:
-                reader.node.replace_input_with(reader.idx, fresh)
+            self._settle(outputs[f.name], self.coupling.trace.values[f.name][0][np.ix_(*kept)])
 
     def select(self) -> None:
         """Puts a Gather between computed weights, or divisors, and readers that need a part of them."""

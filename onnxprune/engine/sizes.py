@@ -58,6 +58,7 @@ class _Sizes:
         self.opsets = {("" if d == "ai.onnx" else d): v for d, v in imports.items()}
         self.out = Rewrite()
         self.content: dict[str, Pair] = {}  # contents that the cut or an edit has changed
+        self.partly: set[str] = set()  # lists of which data make some numbers, and the cut or an edit changes others
         self.private: set[Edge] = set()
         self.entries: dict[Edge, dict[int, int]] = {}
 
@@ -65,6 +66,7 @@ class _Sizes:
         for _ in range(PASSES):
             before = self._done()
             self.content.clear()
+            self.partly.clear()
             self.out.failed.clear()
             for index, node in enumerate(self.nodes):
                 self._visit(index, node)
@@ -130,13 +132,29 @@ class _Sizes:
         if k in own:
             return own[k]
         maker = self.producer.get(self._name(index, slot) or "")
-        found = None if maker is None else self._part(maker, k)
+        found = None if maker is None else self._copied(maker, k)
         return None if found is None or maker is None else self.entry(maker, *found, run)
+
+    def _copied(self, index: int, k: int) -> tuple[int, int] | None:
+        """Returns the input that entry `k` of what a node makes is copied from, and its place there."""
+        node = self.nodes[index]
+        if node.op_type in COPYING:
+            return 0, k
+        if node.op_type == "Concat":
+            return self._part(index, k)
+        size = self.trace.shapes.get(self._name(index, 0) or "", ((), ()))[0]
+        if node.op_type in ("Gather", "Slice") and len(size) == 1:
+            taken = self._taken(index, size[0], 0)
+            return None if taken is None else (0, int(taken.reshape(-1)[k]) % size[0])
+        chosen = self.arriving(index, 0, 0) if node.op_type == "Where" else None
+        if chosen is None:
+            return None
+        slot = 1 if chosen.reshape(-1)[k if chosen.size > 1 else 0] else 2
+        value = self.arriving(index, slot, 0)
+        return slot, k if value is not None and value.size > 1 else 0
 
     def _part(self, index: int, k: int) -> tuple[int, int] | None:
         """Returns the input of a Concat of lists that entry `k` comes from, and its place there."""
-        if self.nodes[index].op_type != "Concat":
-            return None
         for slot in range(len(self.nodes[index].inputs)):
             size = self.trace.shapes.get(self._name(index, slot) or "", ((), ()))[0]
             if len(size) != 1:
@@ -152,7 +170,8 @@ class _Sizes:
         return None if v is None else v.name
 
     def _changed(self, index: int, slot: int) -> bool:
-        return (index, slot) in self.out.edges or self._name(index, slot) in self.content
+        name = self._name(index, slot)
+        return (index, slot) in self.out.edges or name in self.content or name in self.partly
 
     def _is_cut_data(self, name: str) -> bool:
         """Returns whether a value is a tensor of real numbers that loses some of them, rather than sizes."""
@@ -183,10 +202,11 @@ class _Sizes:
                 return
             for name in off:  # computed from weights and sizes alone, as queries that are learned: its rest stays
                 del self.content[name]
+        if self._is_list(index) and self._passes_on(index, node):
+            return
         slots = home.size_slots if home is not None else frozenset[int]()
         for slot in changed:
-            settled = slot in slots or (index, slot) in self.private or (index, slot) in self.entries
-            if not (settled or self._takes_what_stays(index, slot)):
+            if slot not in slots and (index, slot) not in self.private:
                 self._keep_old(index, slot)
 
     def _new_shape(self, index: int, node: ir.Node) -> None:
@@ -237,8 +257,8 @@ class _Sizes:
                 return
         outputs = [v for v in node.outputs if v.name]
         for v, a, b in zip(outputs, *results, strict=False):
-            if v.name and v.name in self.trace.values:
-                dtype = self.trace.values[v.name][0].dtype
+            if v.name and v.name in self.trace.dtypes:
+                dtype = self.trace.dtypes[v.name]
                 self._store(v.name, (np.asarray(a).astype(dtype), np.asarray(b).astype(dtype)))
 
     def _edited(self, index: int, node: ir.Node) -> onnx.NodeProto:
@@ -252,13 +272,29 @@ class _Sizes:
         proto.attribute.extend(onnx.helper.make_attribute(n, v) for n, v in edits.items() if v is not None)
         return proto
 
-    def _takes_what_stays(self, index: int, slot: int) -> bool:
+    def _is_list(self, index: int) -> bool:
+        """Returns whether a node makes one whole number, or a list of them."""
+        name = str(self.nodes[index].outputs[0].name)
+        return self.trace.dtypes[name].kind == "i" and len(self.trace.shapes[name][0]) <= 1
+
+    def _passes_on(self, index: int, node: ir.Node) -> bool:
+        """Returns whether a node only copies sizes of which some depend on data; who reads what it makes is told."""
+        if node.op_type not in (*COPYING, "Concat", "Gather", "Slice"):
+            return False
+        if not self._takes_what_stays(index):
+            self._evaluate(index, node)
+            name = str(node.outputs[0].name)
+            if name not in self.content:
+                self.partly.add(name)
+        return True
+
+    def _takes_what_stays(self, index: int) -> bool:
         """Returns whether a node takes only such sizes of a shape that depends on data as the cut leaves alone."""
-        maker = self.producer.get(self._name(index, slot) or "")
-        if maker is None or self.nodes[maker].op_type != "Shape" or slot:
+        maker = self.producer.get(self._name(index, 0) or "")
+        if maker is None or self.nodes[maker].op_type != "Shape":
             return False
         for run in (0, 1):
-            now = self.arriving(index, slot, run)
+            now = self.arriving(index, 0, run)
             old = _listed(self.nodes[maker], self.trace.shapes[self._name(maker, 0) or ""][run])
             if now is None or (taken := self._taken(index, len(old), run)) is None:
                 return False
@@ -302,6 +338,7 @@ class _Sizes:
         name, wrong, whole = self._name(index, slot), None, True
         if name is not None and (index, slot) not in self.private and name not in self.constants:
             wrong, whole = self._wrong(index, slot, a, b)
+            whole = whole and name in self.trace.static
             edits: dict[Edge, dict[int, int]] = {}
             if wrong is not None and all(
                 self._trace_back(index, slot, int(k), int(a.reshape(-1)[k]), int(b.reshape(-1)[k]), edits)
@@ -373,27 +410,11 @@ class _Sizes:
 
     def _steps(self, index: int, flat: int, a: int, b: int) -> Iterator[list[tuple[int, int, int, int]]]:
         """Yields, for element `flat` of a node's output, alternatives of (input, its element, wanted in A, in B)."""
-        node = self.nodes[index]
-        if node.op_type in COPYING:
-            yield [(0, flat, a, b)]
-        elif (part := self._part(index, flat)) is not None:
-            yield [(*part, a, b)]
-        elif node.op_type == "Gather":
-            data, where = self.arriving(index, 0, 0), self.arriving(index, 1, 0)
-            if data is not None and where is not None and data.ndim == 1:
-                yield [(0, int(where.reshape(-1)[flat]) % data.size, a, b)]
-        elif node.op_type == "Slice":
-            data, bounds = self.arriving(index, 0, 0), slice_bounds(SizeSite(self, index), 1, 0)
-            if data is not None and data.ndim == 1 and bounds is not None and 0 in bounds:
-                yield [(0, int(sliced(data.size, *bounds[0])[flat]), a, b)]
-        elif node.op_type == "Where":
-            chosen = self.arriving(index, 0, 0)
-            if chosen is not None:
-                slot = 1 if chosen.reshape(-1)[flat if chosen.size > 1 else 0] else 2
-                value = self.arriving(index, slot, 0)
-                yield [(slot, flat if value is not None and value.size > 1 else 0, a, b)]
-        elif node.op_type in ("Mul", "Div", "Add", "Sub"):
-            yield from self._arithmetic(index, node.op_type, flat, a, b)
+        found, op = self._copied(index, flat), self.nodes[index].op_type
+        if found is not None:
+            yield [(*found, a, b)]
+        elif op in ("Mul", "Div", "Add", "Sub"):
+            yield from self._arithmetic(index, op, flat, a, b)
 
     def _arithmetic(self, index: int, op: str, flat: int, a: int, b: int) -> Iterator[list[tuple[int, int, int, int]]]:
         """Yields, for either operand, the value that gives the wanted result with the other one as it arrives."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes
 from onnxprune.ops.registry import Need, Pair, Site, Sized, Unsupported, arriving_sizes, differs, operator
@@ -23,7 +24,7 @@ squeeze = operator("Squeeze", size_slots=(1,), doc="labels keep their axes")
 unsqueeze = operator("Unsqueeze", size_slots=(1,), doc="labels keep their axes")
 concat = operator("Concat", doc="labels are concatenated; the other axes are tied")
 split = operator("Split", size_slots=(1,), doc="labels are split")
-slice_ = operator("Slice", size_slots=(1, 2, 3, 4), doc="labels are sliced; computed bounds that vary tie the axis")
+slice_ = operator("Slice", size_slots=(1, 2, 3, 4), doc="labels are sliced; computed bounds that vary tie the axis, but where they are its own sizes")
 tile = operator("Tile", size_slots=(1,), doc="labels are repeated; copies of an axis of size 1 follow what they meet")
 pad = [
     operator(
@@ -244,7 +245,8 @@ def couple_slice(op: Site) -> Tensor:
     if bounds[0] is None or bounds[1] is None:
         slot3 = op.value(3) if op.has(3) else None
         axes = range(len(shape)) if slot3 is None else [int(k) % len(shape) for k in slot3.reshape(-1)]
-        t = op.tie(t, *axes, why="is sliced at positions known only at run time")
+        cut = [axis for axis in axes if slot3 is not None or not _is_taken_whole(op)]
+        t = op.tie(t, *cut, why="is sliced at positions known only at run time")
         return Tensor(shape, t.arrays, t.zero)
     for axis, bound in bounds[0].items():
         if bound != bounds[1][axis] and not np.array_equal(sliced(t.shape[axis], *bound), np.arange(t.shape[axis])):
@@ -255,6 +257,28 @@ def couple_slice(op: Site) -> Tensor:
             taken = sliced(t.shape[axis], *bound)
             t = op.take(_in_strides(op, t, axis, taken), axis, taken)
     return Tensor(shape, t.arrays, t.zero)
+
+
+def _is_taken_whole(op: Site) -> bool:
+    """Returns whether a Slice takes all from 0 to the sizes of its input, or of what is expanded to these at least.
+
+    So torch.onnx writes a scatter over as many rows as data make.
+    """
+    starts, data, ends = op.value(1), op.node.inputs[0], op.node.inputs[2]
+    if starts is None or starts.any() or op.has(4) or ends is None:
+        return False
+    told = _shape_of(ends)
+    made = None if told is None else told.producer()
+    if made is not None and made.op_type == "Expand" and made.inputs[1] is not None:
+        told = _shape_of(made.inputs[1])
+    return told is data and op.shape(0) == op.out_shape()
+
+
+def _shape_of(sizes: ir.Value) -> ir.Value | None:
+    """Returns the value whose whole shape these sizes are, None where they are not made by a Shape."""
+    made = sizes.producer()
+    plain = made is not None and made.op_type == "Shape" and made.domain == "" and not made.attributes
+    return made.inputs[0] if plain and made is not None else None
 
 
 def _in_strides(op: Site, t: Tensor, axis: int, taken: np.ndarray) -> Tensor:

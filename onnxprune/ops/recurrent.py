@@ -63,8 +63,13 @@ def couple_cells(op: Site) -> list[Tensor]:
 
 
 def _units(op: Site, directions: int, hidden: int, gates: int) -> Array:
-    """Returns new labels of hidden units (directions, hidden), which biases and peepholes have too."""
+    """Returns new labels of hidden units (directions, hidden), which biases and peepholes have too.
+
+    Where weights are put together in the graph, rows and columns of both directions would cross: they go together.
+    """
     unit = op.labels.fresh(directions, hidden)
+    if not op.direct.issuperset({1, 2}):
+        op.labels.union(unit, unit[:1])
     op.remember(unit)
     op.produce(unit)
     op.contracted += [unit, *op[0].arrays]

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxprune.engine.coupling import Coupling, Use
 from onnxprune.engine.cutting import Cutting
+from onnxprune.engine.precomputed import precomputed
 from onnxprune.engine.sizes import Rewrite
 from onnxprune.graph.constants import constants, is_constant
 from onnxprune.graph.edit import add_constant
@@ -214,6 +215,7 @@ def _paired(cutting: Cutting, rewrite: Rewrite, nodes: Sequence[ir.Node]) -> Ite
     coupling = cutting.coupling
     there = iter([n for n in nodes if not is_constant(n)])
     added, owned = [index for index, _ in rewrite.scales], [index for index, _ in rewrite.own]
+    gone = precomputed(cutting).gone
     picked = [s.readers[0][0] for s in coupling.selected for axis in s.axes if cutting.is_cut(s.tensor, axis)]
 
     def skip(op: str, times: int, lack: str) -> None:
@@ -222,7 +224,7 @@ def _paired(cutting: Cutting, rewrite: Rewrite, nodes: Sequence[ir.Node]) -> Ite
                 raise _Unlike(f"the pruned model {lack}")
 
     for index, node in enumerate(coupling.nodes):
-        if is_constant(node):
+        if is_constant(node) or index in gone:
             continue
         skip("Gather", picked.count(index), f"does not pick what {_at(node)} needs")
         skip("Where", owned.count(index), f"does not give {_at(node)} sizes of its own")
