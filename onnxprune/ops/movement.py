@@ -24,7 +24,11 @@ squeeze = operator("Squeeze", size_slots=(1,), doc="labels keep their axes")
 unsqueeze = operator("Unsqueeze", size_slots=(1,), doc="labels keep their axes")
 concat = operator("Concat", doc="labels are concatenated; the other axes are tied")
 split = operator("Split", size_slots=(1,), doc="labels are split")
-slice_ = operator("Slice", size_slots=(1, 2, 3, 4), doc="labels are sliced; computed bounds that vary tie the axis, but where they are its own sizes")
+slice_ = operator(
+    "Slice",
+    size_slots=(1, 2, 3, 4),
+    doc="labels are sliced; computed bounds that vary tie the axis, but where they are its own sizes",
+)
 tile = operator("Tile", size_slots=(1,), doc="labels are repeated; copies of an axis of size 1 follow what they meet")
 pad = [
     operator(
