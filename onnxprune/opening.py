@@ -1,10 +1,11 @@
-"""Where every run begins: the model is loaded, the original judged on labelled data, traced and coupled."""
+"""Where every run begins: the model is loaded, the original traced, coupled, and judged on labelled data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from onnxprune.clock import Clock
+from onnxprune.graph.inputs import as_run, specs
 from onnxprune.graph.model import check_output, load
 from onnxprune.options import Options
 from onnxprune.study import Study
@@ -48,8 +49,9 @@ def opened_study(
         source = load(model)
         if output is not None:
             check_output(output, source, in_place)
-    task = opened_task(source, labelled, options.seed, providers, clock)
     coupling = coupled(source, approximate, options.seed, providers, clock, refits=options.mode != "none")
+    inputs = as_run(specs(source.model), coupling.trace.feeds)
+    task = opened_task(source, inputs, labelled, options.seed, providers, clock)
     study = Study(
         source,
         coupling,

@@ -19,7 +19,7 @@ from onnxprune.engine.coupling import Coupling, couple
 from onnxprune.engine.frontier import samples_at_once
 from onnxprune.errors import UsageError
 from onnxprune.graph.flat import look_into
-from onnxprune.graph.inputs import specs
+from onnxprune.graph.inputs import as_run, specs
 from onnxprune.graph.model import Source
 from onnxprune.graph.trace import trace
 
@@ -76,7 +76,7 @@ def opened(source: Source, coupling: Coupling, where: DataSource, samples: int |
     data = where.data
     if isinstance(data, Calibration):
         return data
-    wanted = specs(coupling.model)
+    wanted = as_run(specs(coupling.model), coupling.trace.feeds)
     if data is None and where.script is None and source.path is not None:
         data = find_test_data(source.path)
     work = MADE_UP_WORK if data is None and where.script is None else WORK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from onnxprune.calibration import PictureOptions
 from onnxprune.calibration.labelled import Labels
 from onnxprune.clock import Clock
 from onnxprune.errors import UsageError
-from onnxprune.graph.inputs import specs
+from onnxprune.graph.inputs import InputSpec
 from onnxprune.graph.model import Source
 from onnxprune.graph.running import ready
 from onnxprune.proof import metrics
@@ -75,11 +75,16 @@ class Task:
 
 
 def opened_task(
-    source: Source, where: EvaluationSource, seed: int, providers: tuple[str, ...], clock: Clock
+    source: Source,
+    inputs: Sequence[InputSpec],
+    where: EvaluationSource,
+    seed: int,
+    providers: tuple[str, ...],
+    clock: Clock,
 ) -> Task | None:
     """Returns the labelled data with what the original does on them, None where there are none."""
     if where.data is None or where.labels is None:
         return None
     with clock.stage("evaluate"):
-        data = open_labelled(where.data, where.labels, specs(source.model), seed=seed, pictures=where.pictures)
+        data = open_labelled(where.data, where.labels, inputs, seed=seed, pictures=where.pictures)
         return Task(data, source, providers)

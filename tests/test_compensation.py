@@ -339,6 +339,43 @@ def test_samples_that_tell_nothing_make_nothing_worse(value: float) -> None:
     assert far[1] <= 1.05 * far[0]
 
 
+@pytest.mark.parametrize("reader", ["MatMul", "attention"])
+def test_places_that_hold_no_numbers_do_not_keep_the_others_from_telling(reader: str) -> None:
+    """As padded ones that attend to nothing: what they hold is replaced before the outputs."""
+    rng = np.random.default_rng(12)
+    if reader == "attention":
+        inner, x = attention()
+        only = {"include": ["wq", "wk"], "criterion": "obs"}
+    else:
+        steps, weights, _ = consumers()[reader]
+        first: Step = ("MatMul", ["x", "w0"], ["h"], {})
+        inner = network([first, *steps], ("n", 7, 3), weights | {"w0": rng.standard_normal((3, 8))})
+        x, only = rng.standard_normal((128, 7, 3)).astype(np.float32), {"include": ["w0"], "criterion": "obs"}
+    for node in inner.graph.node:
+        node.input[:] = ["given" if name == "x" else name for name in node.input]
+        node.output[:] = ["found" if name == "y" else name for name in node.output]
+    before = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], axes=[-1]),
+        helper.make_node("Sub", ["limit", "largest"], ["below"]),
+        helper.make_node("Sqrt", ["below"], ["root"]),  # no number where it is below zero
+        helper.make_node("Mul", ["x", "root"], ["given"]),
+    ]
+    behind = [
+        helper.make_node("IsNaN", ["found"], ["nothing"]),
+        helper.make_node("Where", ["nothing", "zero", "found"], ["y"]),
+    ]
+    nodes = [*before, *inner.graph.node, *behind]
+    del inner.graph.node[:]
+    inner.graph.node.extend(nodes)
+    for name, value in (("limit", 2.2), ("zero", 0.0)):
+        inner.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    share = (run(inner, x) == 0).all(axis=-1).mean()
+    assert 0.02 < share < 0.9
+    left = error(inner, x, compensate="none", **only)
+    assert left > 0.05
+    assert error(inner, x, **only) < 0.1 * left
+
+
 def test_layers_that_cannot_be_refitted_are_named() -> None:
     rng = np.random.default_rng(9)
     steps: list[Step] = [

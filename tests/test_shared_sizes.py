@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -270,3 +272,31 @@ def test_an_axis_padded_by_a_constant_amount_is_cut_beside_one_that_varies() -> 
     assert [(group.units, group.cut) for group in result.report.groups] == [(8, 4)]
     validation = result.report.validation
     assert validation is not None and validation.error is not None and len(validation.sizes) == 2
+
+
+def baked() -> onnx.ModelProto:
+    """Returns a net that declares an open batch and reshapes to the one that it was exported with."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        baked (float[N, 3, 4] x) => (float[N, 5] y)
+        <float[12, 16] w0, float[16, 5] w1, int64[2] flat = {1, 12}>
+        { rows = Reshape (x, flat)
+          h = MatMul (rows, w0)
+          r = Relu (h)
+          y = MatMul (r, w1) }""")
+    model.graph.initializer.extend([tensor("w0", 12, 16), tensor("w1", 16, 5, seed=1)])
+    return model
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_a_model_that_runs_at_one_batch_alone_is_fed_by_it(data: bool, tmp_path: Path) -> None:
+    onnx.save(baked(), tmp_path / "in.onnx")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3, 4)).astype(np.float32)
+    labelled = {"evaluate": {"x": x, "labels": rng.integers(0, 5, 40)}, "labels": "labels"} if data else {}
+    given = {"calibration": {"x": x}, **labelled} if data else {}
+    result = onnxprune.prune(tmp_path / "in.onnx", ratio=0.5, output=tmp_path / "out.onnx", **given)
+    assert [(group.units, group.cut) for group in result.report.groups] == [(16, 8)]
+    found = onnxprune.validate(tmp_path / "in.onnx", tmp_path / "out.onnx", **given)
+    assert found.exactness.exact
+    assert (found.task is not None) == data

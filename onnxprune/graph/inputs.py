@@ -13,7 +13,7 @@ import functools
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ml_dtypes
@@ -29,6 +29,7 @@ __all__ = [
     "InputSpec",
     "Kind",
     "Sizes",
+    "as_run",
     "at",
     "candidate",
     "count",
@@ -98,6 +99,26 @@ def specs(model: ir.Model) -> tuple[InputSpec, ...]:
     """
     graph = model.graph
     return tuple(_spec(v) for v in graph.inputs if v.name is not None and v.name not in graph.initializers)
+
+
+def as_run(inputs: Sequence[InputSpec], feeds: Sequence[Mapping[str, np.ndarray]]) -> tuple[InputSpec, ...]:
+    """Return inputs with the one batch that the model runs at, where two runs could not differ in it.
+
+    Exports may declare a batch that is open and reshape to the one that they were made with.
+
+    Args:
+        inputs: what the model declares.
+        feeds: of two runs at sizes that differ wherever the model allows it.
+    """
+    kinds, found = dims(inputs), []
+    for s in inputs:
+        one, other = (feed[s.name].shape for feed in feeds)
+        batch = [
+            not isinstance(d, int) and kinds.get(_dim(d, k, len(s.shape))) == "batch" for k, d in enumerate(s.shape)
+        ]
+        shape = [n if b and n == m else d for d, b, n, m in zip(s.shape, batch, one, other, strict=True)]
+        found.append(replace(s, shape=tuple(shape)))
+    return tuple(found)
 
 
 def dynamic(inputs: Sequence[InputSpec]) -> bool:

@@ -16,7 +16,7 @@ from onnxprune.clock import Clock
 from onnxprune.engine import cost
 from onnxprune.engine.coupling import Coupling
 from onnxprune.errors import UsageError
-from onnxprune.graph.inputs import specs
+from onnxprune.graph.inputs import as_run, specs
 from onnxprune.graph.model import Source, load
 from onnxprune.graph.running import Outputs, Runner, Subject, placement, ready, run_all
 from onnxprune.graph.runtime import provider_names
@@ -84,6 +84,9 @@ def validate(
         check_alike(wanted, specs(other.model))
         chosen, why = _plan(plan, one, other)
         script = None if metric_script is None else open_metric_script(os.fspath(metric_script))
+    approximate, refits = bool(chosen and chosen.approximate), bool(chosen and chosen.refits)
+    coupling = coupled(one, approximate, seed, providers, clock, refits=refits)
+    wanted = as_run(wanted, coupling.trace.feeds)
     with clock.stage("read the data"):
         labelled = None
         if evaluate is not None and labels is not None:
@@ -100,8 +103,6 @@ def validate(
         data = _inputs(calibration, data_script, wanted, samples, seed, pictures)
         if data is None and labelled is not None:
             data = labelled.inputs()
-    approximate, refits = bool(chosen and chosen.approximate), bool(chosen and chosen.refits)
-    coupling = coupled(one, approximate, seed, providers, clock, refits=refits)
     macs = Count(cost.macs(coupling), cost.macs(coupled(other, False, seed, providers, clock)))
     exactness = Exactness(None, why)
     if chosen is not None:

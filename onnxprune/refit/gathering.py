@@ -14,7 +14,7 @@ from onnxprune.abreast import abreast
 from onnxprune.engine.frontier import Frontier
 from onnxprune.engine.layers import Layer
 from onnxprune.ops.linear import Linear, Places
-from onnxprune.refit.moments import WIDE, Moments
+from onnxprune.refit.moments import WIDE, Bools, Moments
 
 Made = TypeVar("Made")
 
@@ -56,7 +56,7 @@ class Rows:
     other: np.ndarray | None
     held: bool = False
 
-    def part(self, which: slice, *, held: bool) -> Rows:
+    def part(self, which: slice | Bools, *, held: bool) -> Rows:
         """Returns some of the rows."""
         other = None if self.other is None else self.other[:, which]
         return Rows(self.p[:, which], self.t[:, which], other, held)
@@ -174,7 +174,16 @@ def _rows(layer: Layer, seen: Frontier, truth: Frontier, k: int, places: Places,
         target = target + (right - other) / passed
     if layer.direct or (layer.bias is not None and layer.bias.node != layer.index):  # added behind the node
         target = target + bias_of(layer, truth)[:, None, :]
-    return Rows(patches, np.ascontiguousarray(target, np.float32), other)
+    return _numbers(Rows(patches, np.ascontiguousarray(target, np.float32), other))
+
+
+def _numbers(rows: Rows) -> Rows:
+    """Returns the rows that hold numbers alone: padded places that see nothing may hold none, and nobody reads them."""
+    given = [rows.p, rows.t, *([] if rows.other is None else [rows.other])]
+    if np.isfinite(sum(x.sum() for x in given)):
+        return rows
+    there = np.logical_and.reduce([np.isfinite(x).all(axis=(0, 2)) for x in given])
+    return rows.part(there, held=rows.held)
 
 
 def _share(layer: Layer, truth: Frontier, k: int, features: int, most: int) -> float:

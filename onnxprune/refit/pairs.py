@@ -178,14 +178,19 @@ def gather(pair: Pair, batches: Iterable[Feed]) -> tuple[Products, Products]:
     fit, check = (Products(np.zeros(shape), np.zeros(shape)) for _ in range(2))
     batches = list(batches)
     for k, values in enumerate(batches):
-        query = pair.rows(values[pair.query].astype(np.float32, copy=False))
-        key = pair.rows(values[pair.key].astype(np.float32, copy=False), turned=pair.turned)
+        query = _numbers(pair.rows(values[pair.query].astype(np.float32, copy=False)))
+        key = _numbers(pair.rows(values[pair.key].astype(np.float32, copy=False), turned=pair.turned))
         key = key - key.mean(axis=-2, keepdims=True) if pair.shifts else key
         held = k % CHECK_EVERY == CHECK_EVERY - 1 or (1 < len(batches) < CHECK_EVERY and k == len(batches) - 1)
         into = check if held else fit
         into.queries += _grams(query, pair.heads)
         into.keys += _grams(key, pair.heads)
     return fit, check if len(batches) > 1 else fit
+
+
+def _numbers(x: np.ndarray) -> np.ndarray:
+    """Returns rows (..., tokens, dims) with zeros for those that are no numbers, of padded places that see nothing."""
+    return x if np.isfinite(x.sum()) else np.where(np.isfinite(x).all(axis=-1, keepdims=True), x, np.float32(0))
 
 
 def mixed(pair: Pair, fit: Products, check: Products, dead: np.ndarray) -> list[np.ndarray | None]:
