@@ -42,7 +42,8 @@ def precomputed(cutting: Cutting) -> Precomputed:
         for (k, _), size in read.items():
             if size > min(read.values()) and (value := _end(cutting, makers, k, size)) is not None:
                 found.add(value)
-    return Precomputed({name: coupling.trace.values[name][0] for name in found}, _gone(coupling, makers, found))
+    contents = {name: coupling.trace.values[name][0] for name in sorted(found)}
+    return Precomputed(contents, _gone(coupling, makers, found))
 
 
 def _makers(coupling: Coupling) -> dict[str, int]:
@@ -75,9 +76,9 @@ def _end(cutting: Cutting, makers: dict[str, int], index: int, size: int) -> str
         cut = any(cutting.touches(use) for use in coupling.uses_of.get(index, {}).values())
         if cut or (t is not None and cutting.cut_axes(t)) or count > least or (best is not None and count == least):
             break
-        if count < least and name in coupling.trace.values:
-            best, least = name, count
         readers = coupling.readers.get(name, [])
+        if count < least and readers and name in coupling.trace.values:
+            best, least = name, count
         if len(readers) != 1:
             break
         index = readers[0][0]

@@ -233,7 +233,7 @@ class _Sizes:
         self.content[name] = pair
 
     def _evaluate(self, index: int, node: ir.Node) -> None:
-        """Computes a data-independent node again from what arrives."""
+        """Computes a node again from what arrives, where all of it is known."""
         from onnx.reference import ReferenceEvaluator  # a thirtieth of a second, and many cuts compute nothing
 
         results: list[list[np.ndarray]] = []
@@ -257,8 +257,9 @@ class _Sizes:
                 return
         outputs = [v for v in node.outputs if v.name]
         for v, a, b in zip(outputs, *results, strict=False):
-            if v.name and v.name in self.trace.dtypes:
-                dtype = self.trace.dtypes[v.name]
+            known = self.trace.values.get(v.name or "")
+            if v.name and (known is not None or v.name not in self.trace.static):  # the others are too large to keep
+                dtype = self.trace.dtypes[v.name] if known is None else known[0].dtype
                 self._store(v.name, (np.asarray(a).astype(dtype), np.asarray(b).astype(dtype)))
 
     def _edited(self, index: int, node: ir.Node) -> onnx.NodeProto:
@@ -275,7 +276,8 @@ class _Sizes:
     def _is_list(self, index: int) -> bool:
         """Returns whether a node makes one whole number, or a list of them."""
         name = str(self.nodes[index].outputs[0].name)
-        return self.trace.dtypes[name].kind == "i" and len(self.trace.shapes[name][0]) <= 1
+        whole = name in self.trace.dtypes and self.trace.dtypes[name].kind == "i"
+        return whole and len(self.trace.shapes[name][0]) <= 1
 
     def _passes_on(self, index: int, node: ir.Node) -> bool:
         """Returns whether a node only copies sizes of which some depend on data; who reads what it makes is told."""

@@ -69,7 +69,7 @@ def size_reshape(op: Sized) -> Iterable[Need]:
     """Only the entries that are wrong after the cut are asked for anew."""
     wanted: list[np.ndarray] = []
     for run in (0, 1):
-        target = arriving_sizes(op, 1, 0, run) if op.has(1) else np.array(op.attr("shape"), np.int64)
+        target = arriving_sizes(op, 1, run) if op.has(1) else np.array(op.attr("shape"), np.int64)
         if target is None:
             return
         new, allowzero = op.new_out(0, run), op.attr("allowzero", 0)

@@ -254,8 +254,8 @@ def differs(op: Sized, slot: int, wanted: Iterable[np.ndarray]) -> bool:
     return any(a is None or not np.array_equal(w, a) for w, a in arriving)
 
 
-def arriving_sizes(op: Sized, slot: int, k: int = 0, run: int = 0) -> np.ndarray | None:
-    """Returns the list of sizes for output `k` that arrives in a run; None where all of it depends on data.
+def arriving_sizes(op: Sized, slot: int, run: int) -> np.ndarray | None:
+    """Returns the list of sizes for the output that arrives in a run; None where all of it depends on data.
 
     Of those that depend on data where others don't, it holds what the run gave.
 
@@ -266,7 +266,7 @@ def arriving_sizes(op: Sized, slot: int, k: int = 0, run: int = 0) -> np.ndarray
     if whole is not None:
         return whole
     count = op.old(slot, run)[0]
-    old, new = (sizes[len(sizes) - count :] for sizes in (op.old_out(k, run), op.new_out(k, run)))
+    old, new = (sizes[len(sizes) - count :] for sizes in (op.old_out(0, run), op.new_out(0, run)))
     entries = [op.entry(slot, at, run) for at in range(count)]
     if any(e is None and n != m for e, n, m in zip(entries, old, new, strict=True)):
         raise Unsupported("a size that depends on data stands where the cut changes it")

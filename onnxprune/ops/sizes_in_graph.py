@@ -63,7 +63,7 @@ def couple_expand(op: Site) -> Tensor:
 @constant_of_shape.sizes
 def size_constant_of_shape(op: Sized) -> Iterable[Need]:
     """The sizes of cut axes follow."""
-    if any(arriving_sizes(op, 0, 0, run) is None for run in (0, 1)):
+    if any(arriving_sizes(op, 0, run) is None for run in (0, 1)):
         return
     wanted = tuple(np.array(op.new_out(0, run), np.int64) for run in (0, 1))
     if differs(op, 0, wanted):
@@ -75,7 +75,7 @@ def size_expand(op: Sized) -> Iterable[Need]:
     """Only the entries that no longer broadcast to the result are asked for anew."""
     wanted, static = [], []
     for run in (0, 1):
-        target = arriving_sizes(op, 1, 0, run)
+        target = arriving_sizes(op, 1, run)
         if target is None:
             return
         new, source = op.new_out(0, run), op.new(0, run)
