@@ -300,3 +300,19 @@ def test_a_model_that_runs_at_one_batch_alone_is_fed_by_it(data: bool, tmp_path:
     found = onnxprune.validate(tmp_path / "in.onnx", tmp_path / "out.onnx", **given)
     assert found.exactness.exact
     assert (found.task is not None) == data
+
+
+def test_what_is_computed_from_a_cut_size_need_not_be_small_enough_to_be_known() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        wide (float[N, 5] x) => (float[N, 200] y)
+        <float[5, 512] w, float[1, 512] row, int64[1] rows = {200}>
+        { h = MatMul (x, w)
+          width = Shape <start = 1, end = 2> (h)
+          size = Concat <axis = 0> (rows, width)
+          table = Expand (row, size)
+          turned = Transpose (table)
+          y = MatMul (h, turned) }""")
+    model.graph.initializer.extend([tensor("w", 5, 512), tensor("row", 1, 512, seed=1)])
+    result = onnxprune.prune(model, ratio=0.5, criterion="l1", compensate="none")
+    assert [(group.units, group.cut) for group in result.report.groups] == [(512, 256)]
