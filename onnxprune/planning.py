@@ -88,11 +88,10 @@ def _culprits(cutting: Cutting, index: int) -> set[int]:
 
 def _sources(coupling: Coupling, index: int) -> set[int]:
     """Returns a node and those that compute its inputs from sizes alone: where a cut comes in that it can't follow."""
-    producer = {v.name: i for i, n in enumerate(coupling.nodes) for v in n.outputs}
     found, open_ = {index}, [index]
     while open_:
         for v in coupling.nodes[open_.pop()].inputs:
-            source = producer.get(v.name) if v is not None else None
+            source = None if v is None else coupling.makers.get(str(v.name))
             if source is None or source in found or v is None:
                 continue
             if v.name in coupling.trace.static or coupling.nodes[source].op_type in ("Shape", "Size"):

@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from onnxprune.engine.reads import JOINING, LAYING
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.constants import Constants, constants, is_constant, reads_only
-from onnxprune.graph.dependence import draws, subgraphs
-from onnxprune.graph.edit import add_constant
+from onnxprune.graph.constants import Constants
+from onnxprune.graph.dependence import givens, made_of
+from onnxprune.graph.edit import add_constant, sweep
 from onnxprune.graph.partial import run_nodes
 from onnxprune.ops import lookup
 
@@ -34,8 +34,8 @@ def with_computed_weights(model: ir.Model) -> ir.Model:
     """
     if model.ir_version < OLD:
         return model
-    given = _givens(model)
-    made = _made(model, given)
+    given = givens(model)
+    made = made_of(model, given, but=("DequantizeLinear",))
     ways = {name: way for name, node in made.items() if _is_weight(node, name, made) and (way := _way(name, made))}
     if not ways:
         return model
@@ -50,29 +50,8 @@ def with_computed_weights(model: ir.Model) -> ir.Model:
             fresh = add_constant(held, name, tensor, next(iter(held.graph)))
             values[name].replace_all_uses_with(fresh)
             gone.update(str(v.name) for node in way for v in node.outputs)
-    _sweep(held, [values[name] for name in made if name in gone])
+    sweep(held, [values[name] for name in made if name in gone])
     return held if gone else model
-
-
-def _givens(model: ir.Model) -> Constants:
-    """Returns the constants that nobody can give another content when the model is run."""
-    inputs = {v.name for v in model.graph.inputs}
-    return {name: tensor for name, tensor in constants(model.graph).items() if name not in inputs}
-
-
-def _made(model: ir.Model, given: Constants) -> dict[str, ir.Node]:
-    """Returns the nodes that read constants alone, or what such nodes make, by what they make; in node order."""
-    made: dict[str, ir.Node] = {}
-    for node in model.graph:
-        known = node.op_identifier() not in model.functions and not any(True for _ in subgraphs(node))
-        if (
-            reads_only(node, given, made)
-            and known
-            and node.op_type != "DequantizeLinear"
-            and not draws(node, model.functions)
-        ):
-            made |= {str(v.name): node for v in node.outputs if v.name}
-    return made
 
 
 def _is_weight(node: ir.Node, name: str, made: Mapping[str, ir.Node]) -> bool:
@@ -107,20 +86,3 @@ def _computed(model: ir.Model, way: list[ir.Node], name: str, read: Constants) -
     tensor = ir.Tensor(content)
     small = content.nbytes <= sum(t.nbytes for t in read.values())
     return tensor if tensor.dtype in REAL and content.ndim > 1 and small else None
-
-
-def _sweep(model: ir.Model, values: list[ir.Value]) -> None:
-    """Removes the makers of values that nothing reads any more, last ones first, and the constants they alone read."""
-    for value in reversed(values):
-        node = value.producer()
-        if node is None or node.graph is None or any(v.uses() or v.is_graph_output() for v in node.outputs):
-            continue
-        read = [v for v in node.inputs if v is not None]
-        node.graph.remove(node, safe=True)
-        for v in read:
-            if v.uses() or v.is_graph_output() or v.is_graph_input():
-                continue
-            if v.is_initializer():
-                model.graph.initializers.pop(str(v.name))
-            elif (holder := v.producer()) is not None and is_constant(holder):
-                model.graph.remove(holder, safe=True)

@@ -13,7 +13,7 @@ from onnxprune.engine.cutting import Cutting
 from onnxprune.engine.precomputed import precomputed
 from onnxprune.engine.sizes import Rewrite
 from onnxprune.graph.constants import constants, is_constant
-from onnxprune.graph.edit import add_constant, free_name, replace_constant
+from onnxprune.graph.edit import add_constant, free_name, replace_constant, sweep
 from onnxprune.graph.flat import restore
 from onnxprune.graph.lazy import Striped
 from onnxprune.ops.zero_points import blank
@@ -116,18 +116,7 @@ class _Editor:
         outputs = {v.name: v for k in found.gone for v in self.nodes[k].outputs}
         for name, content in found.contents.items():
             self._settle(outputs[name], content)
-        for k in sorted(found.gone, reverse=True):
-            node = self.nodes[k]
-            given = [v for v in node.inputs if v is not None and v.name in self.tensors]
-            self.graph.remove(node, safe=True)
-            for value in given:
-                if not value.uses() and not value.is_graph_output():
-                    self._drop(str(value.name))
-
-    def _drop(self, name: str) -> None:
-        """Removes a constant that nothing reads."""
-        if self.graph.initializers.pop(name, None) is None and name in self.holders:
-            self.graph.remove(self.holders.pop(name), safe=True)
+        sweep(self.model, [v for k in sorted(found.gone) for v in self.nodes[k].outputs])
 
     def _settle(self, value: ir.Value, content: np.ndarray) -> None:
         """Gives the readers of a value a constant."""

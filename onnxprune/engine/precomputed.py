@@ -12,8 +12,7 @@ import numpy as np
 
 from onnxprune.engine.coupling import Coupling
 from onnxprune.engine.cutting import Cutting
-from onnxprune.graph.constants import is_constant, reads_only
-from onnxprune.graph.dependence import draws, subgraphs
+from onnxprune.graph.dependence import givens, made_of
 
 __all__ = ["Precomputed", "precomputed"]
 
@@ -36,7 +35,9 @@ def precomputed(cutting: Cutting) -> Precomputed:
     coupling = cutting.coupling
     if coupling.flat is not None:
         return Precomputed({}, frozenset())
-    makers, found = _makers(coupling), set[str]()
+    made = made_of(coupling.model, givens(coupling.model))
+    makers = {name: coupling.makers[name] for name, node in made.items() if len(node.outputs) == 1}
+    found = set[str]()
     for name in {use.name for use in coupling.uses if cutting.touches(use)}:
         read = {(k, slot): _size(cutting, k, slot) for k, slot in coupling.readers.get(name, ())}
         for (k, _), size in read.items():
@@ -44,18 +45,6 @@ def precomputed(cutting: Cutting) -> Precomputed:
                 found.add(value)
     contents = {name: coupling.trace.values[name][0] for name in sorted(found)}
     return Precomputed(contents, _gone(coupling, makers, found))
-
-
-def _makers(coupling: Coupling) -> dict[str, int]:
-    """Returns the nodes with one output that read nothing but constants, and what such nodes make, by that output."""
-    given = {name for name, k in coupling.makers.items() if is_constant(coupling.nodes[k])}
-    given |= set(coupling.model.graph.initializers) - {v.name for v in coupling.model.graph.inputs}
-    found: dict[str, int] = {}
-    for k, node in enumerate(coupling.nodes):
-        plain = len(node.outputs) == 1 and not any(subgraphs(node)) and not draws(node, coupling.model.functions)
-        if plain and reads_only(node, given, found):
-            found[str(node.outputs[0].name)] = k
-    return found
 
 
 def _size(cutting: Cutting, index: int, slot: int) -> int:

@@ -52,7 +52,7 @@ class _Sizes:
         self.cutting, self.coupling = cutting, cutting.coupling
         self.trace = self.coupling.trace
         self.nodes = self.coupling.nodes
-        self.producer = {v.name: i for i, n in enumerate(self.nodes) for v in n.outputs if v.name}
+        self.makers = self.coupling.makers
         self.constants = set(constants(self.coupling.model.graph))
         imports = self.coupling.model.graph.opset_imports
         self.opsets = {("" if d == "ai.onnx" else d): v for d, v in imports.items()}
@@ -125,15 +125,16 @@ class _Sizes:
         return None if pair is None else pair[run]
 
     def entry(self, index: int, slot: int, k: int, run: int) -> int | None:
-        """Returns entry `k` of what arrives at an input, looked for in the parts that a Concat puts together."""
+        """Returns entry `k` of what arrives at an input, from where it is copied; None where data make it."""
         own, whole = self.out.own.get((index, slot), {}), self.arriving(index, slot, run)
         if whole is not None:
             return whole.reshape(-1)[k].item() if k < whole.size else None
         if k in own:
             return own[k]
-        maker = self.producer.get(self._name(index, slot) or "")
-        found = None if maker is None else self._copied(maker, k)
-        return None if found is None or maker is None else self.entry(maker, *found, run)
+        maker = self.makers.get(self._name(index, slot) or "")
+        if maker is None or (found := self._copied(maker, k)) is None:
+            return None
+        return self.entry(maker, *found, run)
 
     def _copied(self, index: int, k: int) -> tuple[int, int] | None:
         """Returns the input that entry `k` of what a node makes is copied from, and its place there."""
@@ -292,7 +293,7 @@ class _Sizes:
 
     def _takes_what_stays(self, index: int) -> bool:
         """Returns whether a node takes only such sizes of a shape that depends on data as the cut leaves alone."""
-        maker = self.producer.get(self._name(index, 0) or "")
+        maker = self.makers.get(self._name(index, 0) or "")
         if maker is None or self.nodes[maker].op_type != "Shape":
             return False
         for run in (0, 1):
@@ -337,10 +338,9 @@ class _Sizes:
             self.out.attributes[index, need.where] = need.values
             return
         slot, (a, b) = need.where, need.values
-        name, wrong, whole = self._name(index, slot), None, True
+        name, wrong = self._name(index, slot), None
         if name is not None and (index, slot) not in self.private and name not in self.constants:
-            wrong, whole = self._wrong(index, slot, a, b)
-            whole = whole and name in self.trace.static
+            wrong = self._wrong(index, slot, a, b)
             edits: dict[Edge, dict[int, int]] = {}
             if wrong is not None and all(
                 self._trace_back(index, slot, int(k), int(a.reshape(-1)[k]), int(b.reshape(-1)[k]), edits)
@@ -349,7 +349,7 @@ class _Sizes:
                 self._apply(edits)
                 return
         static = need.static if need.static is not None else a if a.shape == b.shape and np.array_equal(a, b) else None
-        if static is None or not whole:
+        if static is None or not (name is None or name in self.trace.static):  # what data make is no constant
             if wrong is None or not self._own(index, slot, wrong, a, b):
                 self.out.failed[index] = "needs sizes that vary at run time and can't be traced back to constants"
             return
@@ -357,17 +357,16 @@ class _Sizes:
         self.private.add((index, slot))
         self.out.attributes.update({(index, attribute): value for attribute, value in need.attributes.items()})
 
-    def _wrong(self, index: int, slot: int, a: np.ndarray, b: np.ndarray) -> tuple[Array | None, bool]:
-        """Returns which entries arrive otherwise than wanted, None where that can't be told, and if all are known."""
+    def _wrong(self, index: int, slot: int, a: np.ndarray, b: np.ndarray) -> Array | None:
+        """Returns which entries arrive otherwise than wanted, as far as they are known; None where none is."""
         now = [self.arriving(index, slot, run) for run in (0, 1)]
         if now[0] is not None and now[1] is not None:
-            if now[0].shape != a.shape:
-                return None, True
-            return np.flatnonzero((now[0] != a).reshape(-1) | (now[1] != b).reshape(-1)), True
+            alike = now[0].shape == a.shape
+            return np.flatnonzero((now[0] != a).reshape(-1) | (now[1] != b).reshape(-1)) if alike else None
         known = [(k, [self.entry(index, slot, k, run) for run in (0, 1)]) for k in range(a.size)]
         known = [(k, pair) for k, pair in known if None not in pair]
         off = [k for k, pair in known if pair != [a.reshape(-1)[k], b.reshape(-1)[k]]]
-        return (np.array(off, np.int64), False) if known else (None, True)
+        return np.array(off, np.int64) if known else None
 
     def _own(self, index: int, slot: int, wrong: Array, a: np.ndarray, b: np.ndarray) -> bool:
         """Gives one reader numbers of its own for entries that others need otherwise; False where these vary."""
@@ -403,11 +402,11 @@ class _Sizes:
                 return False
             edits.setdefault(edge, {})[flat] = a
             return True
-        if (index, slot) in self.out.edges or name not in self.producer:
+        if (index, slot) in self.out.edges or name not in self.makers:
             return False
         return any(
-            all(self._trace_back(self.producer[name], s, k, x, y, edits) for s, k, x, y in step)
-            for step in self._steps(self.producer[name], flat, a, b)
+            all(self._trace_back(self.makers[name], s, k, x, y, edits) for s, k, x, y in step)
+            for step in self._steps(self.makers[name], flat, a, b)
         )
 
     def _steps(self, index: int, flat: int, a: int, b: int) -> Iterator[list[tuple[int, int, int, int]]]:

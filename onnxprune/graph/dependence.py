@@ -6,12 +6,14 @@ Shape arithmetic and tables are what a cut rewrites, so their contents must be k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["Dependence", "captured", "dependence", "draws", "subgraphs"]
+from onnxprune.graph.constants import Constants, constants, reads_only
+
+__all__ = ["Dependence", "captured", "dependence", "draws", "givens", "made_of", "subgraphs"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,28 @@ def dependence(model: ir.Model) -> Dependence:
     unsteady: set[str] = set()
     _walk(graph, static, unsteady, model.functions)
     return Dependence(frozenset(static), frozenset(unsteady))
+
+
+def givens(model: ir.Model) -> Constants:
+    """Returns the constants that nobody can give another content when the model is run."""
+    inputs = {v.name for v in model.graph.inputs}
+    return {name: tensor for name, tensor in constants(model.graph).items() if name not in inputs}
+
+
+def made_of(model: ir.Model, given: Container[str], *, but: Container[str] = ()) -> dict[str, ir.Node]:
+    """Returns the nodes that read these constants alone, or what such nodes make, by what they make; in node order.
+
+    Args:
+        model: the model.
+        given: names of constants.
+        but: operators that are left out.
+    """
+    made: dict[str, ir.Node] = {}
+    for node in model.graph:
+        known = node.op_identifier() not in model.functions and next(subgraphs(node), None) is None
+        if reads_only(node, given, made) and known and node.op_type not in but and not draws(node, model.functions):
+            made |= {str(v.name): node for v in node.outputs if v.name}
+    return made
 
 
 def _walk(

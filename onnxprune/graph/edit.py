@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onnxprune.graph.constants import is_constant
@@ -63,3 +65,20 @@ def free_name(model: ir.Model, name: str) -> str:
         k += 1
     taken.add(fresh)
     return fresh
+
+
+def sweep(model: ir.Model, values: Sequence[ir.Value]) -> None:
+    """Removes the makers of values that nothing reads any more, last ones first, and the constants they alone read."""
+    for value in reversed(values):
+        node = value.producer()
+        if node is None or node.graph is None or any(v.uses() or v.is_graph_output() for v in node.outputs):
+            continue
+        read = [v for v in node.inputs if v is not None]
+        node.graph.remove(node, safe=True)
+        for v in read:
+            if v.uses() or v.is_graph_output() or v.is_graph_input():
+                continue
+            if v.is_initializer():
+                model.graph.initializers.pop(str(v.name))
+            elif (holder := v.producer()) is not None and is_constant(holder):
+                model.graph.remove(holder, safe=True)
