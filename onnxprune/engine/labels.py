@@ -143,12 +143,7 @@ def settle(labels: Labels, classes: UnionFind) -> Array:
 
     A parent all of whose children are one class is tied to it; a frozen child freezes its parent.
     """
-    open_ = list(labels.derivations)
-    while True:
-        before = len(open_)
-        open_ = [d for d in (_single_children_tied(classes, d) for d in open_) if d is not None]
-        if not _changed_by_ties(classes, open_) and len(open_) == before:
-            break
+    open_ = tie_only_children(classes, labels.derivations)
     reasons = labels.frozen_reasons(classes)
     while True:
         changed = False
@@ -161,6 +156,16 @@ def settle(labels: Labels, classes: UnionFind) -> Array:
                 changed = True
         if not changed:
             return reasons
+
+
+def tie_only_children(classes: UnionFind, derivations: Iterable[Derivation]) -> list[Derivation]:
+    """Ties parents to children that are one class, until nothing changes; returns the rows that have several."""
+    open_ = list(derivations)
+    while True:
+        before = len(open_)
+        open_ = [d for d in (_single_children_tied(classes, d) for d in open_) if d is not None]
+        if not _changed_by_ties(classes, open_) and len(open_) == before:
+            return open_
 
 
 def _single_children_tied(classes: UnionFind, derivation: Derivation) -> Derivation | None:

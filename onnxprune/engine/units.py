@@ -1,9 +1,9 @@
 """From labels to units: the smallest sets of labels that can go alone, and the groups they form.
 
 Without a constraint a unit is one label. Labels under rectangles and derivations are tried as *columns* (the last axis
-of every rectangle is free, the others are tied), then as rows; the way that covers more weight wins, the finer one
-where they cover the same. Groups of grouped convolutions may also lose equal numbers of any columns. Labels that had
-better go two by two do so unless that covers much less.
+of every rectangle is free, the others are tied), then as rows, then as the largest rectangle of a component leads; the
+way that covers more weight wins, the finer one where they cover the same. Groups of grouped convolutions may also lose
+equal numbers of any columns. Labels that had better go two by two do so unless that covers much less.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from onnxprune.engine.balance import balanced
 from onnxprune.engine.coupling import Coupling
-from onnxprune.engine.labels import Array, Labels, UnionFind, settle
+from onnxprune.engine.labels import Array, Labels, UnionFind, settle, tie_only_children
 
 Floats = npt.NDArray[np.float64]
 
@@ -99,11 +99,13 @@ class _Way:
         free: the axis, counted from the end.
         paired: whether labels that had better go two by two do so.
         matched: whether the groups of grouped convolutions lose equal numbers rather than the same columns.
+        led: whether that axis is the largest rectangle's, and the others leave the one free that follows from it.
     """
 
     free: int
     paired: bool
     matched: bool = False
+    led: bool = False
 
 
 @dataclass
@@ -129,12 +131,13 @@ def find_units(coupling: Coupling) -> Units:
     paired = (True, False) if labels.pairs else (False,)
     ways = [_Way(free, pairs) for pairs in paired for free in range(1, depth + 1)]
     ways += [_Way(1, pairs, matched=True) for pairs in paired if balances]
+    ways += [_Way(free, pairs, led=True) for pairs in paired for free in range(1, depth + 1) if depth > 1]
 
     def attempt(ways: Sequence[_Way], choice: Array) -> _Attempt:
-        return _attempt(labels, products, balances, ways, choice, reasons)
+        return _attempt(labels, products, balances, ways, choice, component, reasons)
 
     attempts = [attempt([way], np.zeros(len(component), np.int64)) for way in ways]
-    final = attempt(ways, _choose(attempts, component, weight, produced)[component])
+    final = attempt(ways, _choose(attempts, component, weight, produced))
     return _assemble(coupling, final, produced, reasons)
 
 
@@ -188,22 +191,25 @@ def _attempt(
     balances: list[Array],
     ways: Sequence[_Way],
     choice: Array,
+    component: Array,
     reasons: Array,
 ) -> _Attempt:
-    """Ties every rectangle along all axes but one, and pairs, in the one of `ways` that is the choice of each label."""
+    """Ties every rectangle along all axes but one, and pairs, in the one of `ways` that is each component's choice."""
     classes = labels.classes.copy()
-    matched = []
+    matched, led = [], []
     for r in [*products, *balances]:
-        way = ways[choice[r.ravel()[int((reasons[r.ravel()] < 0).argmax())]]]
+        here = int(component[r.ravel()[int((reasons[r.ravel()] < 0).argmax())]])
+        way = ways[choice[here]]
         if way.matched and any(r is b for b in balances):
             matched.append(r)
-            continue
-        for axis in range(r.ndim):
-            if axis != max(r.ndim - way.free, 0):
-                classes.union(r, r.take([0], axis))
+        elif way.led:
+            led.append((r, way.free, here))
+        else:
+            _leave_free(classes, r, way.free)
+    _follow(labels, classes, led)
     paired = np.array([way.paired for way in ways])
     for one, other in labels.pairs:
-        wanted = paired[choice[one]] & paired[choice[other]]
+        wanted = paired[choice[component[one]]] & paired[choice[component[other]]]
         classes.union(one[wanted], other[wanted])
     reasons = settle(labels, classes)
     roots = classes.find(np.arange(len(classes)))
@@ -216,6 +222,43 @@ def _attempt(
         several = (children != children[:, :1]).any(axis=1)
         removable[np.isin(roots, parents[several])] = False
     return _Attempt(classes, removable)
+
+
+def _leave_free(classes: UnionFind, rectangle: Array, free: int) -> None:
+    """Ties a rectangle along all axes but one, counted from the end."""
+    for axis in range(rectangle.ndim):
+        if axis != max(rectangle.ndim - free, 0):
+            classes.union(rectangle, rectangle.take([0], axis))
+
+
+def _follow(labels: Labels, classes: UnionFind, led: list[tuple[Array, int, int]]) -> None:
+    """Ties rectangles: of each component the largest first, others where these ties leave one axis free of ties.
+
+    Args:
+        labels: of the model.
+        classes: what is tied in this attempt.
+        led: the rectangles, each with the free axis it has where it leads, and its component.
+    """
+    waiting = sorted(led, key=lambda each: -each[0].size)
+    derivations = labels.derivations
+    while waiting:
+        derivations = tie_only_children(classes, derivations)
+        axes = [_untied(classes, r) for r, _, _ in waiting]
+        if min(map(len, axes)) > 1:
+            leaders: dict[int, int] = {}
+            for k, (_, free, here) in enumerate(waiting):
+                if leaders.setdefault(here, k) == k:
+                    axes[k] = [free]
+        for (r, _, _), untied in zip(waiting, axes, strict=True):
+            if len(untied) == 1:
+                _leave_free(classes, r, untied[0])
+        waiting = [each for each, untied in zip(waiting, axes, strict=True) if len(untied) > 1]
+
+
+def _untied(classes: UnionFind, rectangle: Array) -> list[int]:
+    """Returns the axes, counted from the end, along which a rectangle is of several classes."""
+    roots = classes.find(rectangle)
+    return [roots.ndim - a for a in range(roots.ndim) if (roots != roots.take([0], a)).any()]
 
 
 def _choose(attempts: list[_Attempt], component: Array, weight: Floats, produced: np.ndarray) -> Array:
