@@ -302,6 +302,45 @@ def test_a_model_that_runs_at_one_batch_alone_is_fed_by_it(data: bool, tmp_path:
     assert (found.task is not None) == data
 
 
+def folded() -> onnx.ModelProto:
+    """Returns a net whose batch holds four frames of each film, which swap some of their channels by positions."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        folded (float[N, 5] x) => (float[N, 3] y)
+        <float[5, 12] w0, float[3, 3] w1, float[12, 3] w2, int64[3] films = {-1, 4, 12}, int64[2] flat = {-1, 12},
+         int64 zero = {0}, int64 one = {1}, int64 last = {2}, int64[1] first = {0}, int64[1] begin = {3},
+         int64[1] end = {6}, int64[1] axis = {2}, int64[1] column = {1}>
+        { h = MatMul (x, w0)
+          frames = Reshape (h, films)
+          part = Slice (frames, begin, end, axis)
+          mixed = MatMul (part, w1)
+          front = Transpose <perm = [2, 0, 1]> (frames)
+          new = Transpose <perm = [2, 0, 1]> (mixed)
+          size = Shape (frames)
+          wide = Gather (size, last)
+          every = Range (zero, wide, one)
+          rows = Slice (every, begin, end, first)
+          places = Unsqueeze (rows, column)
+          written = ScatterND (front, places, new)
+          back = Transpose <perm = [1, 2, 0]> (written)
+          all = Reshape (back, flat)
+          y = MatMul (all, w2) }""")
+    weights = [tensor("w0", 5, 12), tensor("w1", 3, 3, seed=1), tensor("w2", 12, 3, seed=2)]
+    model.graph.initializer.extend(weights)
+    return model
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_a_batch_that_must_be_a_multiple_is_one_and_stays_open(data: bool, tmp_path: Path) -> None:
+    onnx.save(folded(), tmp_path / "in.onnx")
+    given = {"calibration": {"x": np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)}} if data else {}
+    result = onnxprune.prune(tmp_path / "in.onnx", ratio=0.5, output=tmp_path / "out.onnx", **given)
+    assert [(group.units, group.cut) for group in result.report.groups] == [(3, 1), (9, 4)]
+    assert result.report.validation is not None and len(result.report.validation.sizes) == 2
+    cut = ort.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    assert cut.run(None, {"x": np.zeros((12, 5), np.float32)})[0].shape == (12, 3)
+
+
 def test_what_is_computed_from_a_cut_size_need_not_be_small_enough_to_be_known() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 17]>

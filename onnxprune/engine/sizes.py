@@ -348,20 +348,22 @@ class _Sizes:
             ):
                 self._apply(edits)
                 return
-        static = need.static if need.static is not None else a if a.shape == b.shape and np.array_equal(a, b) else None
+        alike = a.shape == b.shape and np.array_equal(a, b)
+        static = a if alike else need.static
         if static is None or not (name is None or name in self.trace.static):  # what data make is no constant
             if wrong is None or not self._own(index, slot, wrong, a, b):
                 self.out.failed[index] = "needs sizes that vary at run time and can't be traced back to constants"
             return
         self.out.edges[index, slot] = static
         self.private.add((index, slot))
-        self.out.attributes.update({(index, attribute): value for attribute, value in need.attributes.items()})
+        if not alike:
+            self.out.attributes.update({(index, attribute): value for attribute, value in need.attributes.items()})
 
     def _wrong(self, index: int, slot: int, a: np.ndarray, b: np.ndarray) -> Array | None:
         """Returns which entries arrive otherwise than wanted, as far as they are known; None where none is."""
         now = [self.arriving(index, slot, run) for run in (0, 1)]
         if now[0] is not None and now[1] is not None:
-            alike = now[0].shape == a.shape
+            alike = now[0].shape == now[1].shape == a.shape == b.shape
             return np.flatnonzero((now[0] != a).reshape(-1) | (now[1] != b).reshape(-1)) if alike else None
         known = [(k, [self.entry(index, slot, k, run) for run in (0, 1)]) for k in range(a.size)]
         known = [(k, pair) for k, pair in known if None not in pair]

@@ -102,9 +102,10 @@ def specs(model: ir.Model) -> tuple[InputSpec, ...]:
 
 
 def as_run(inputs: Sequence[InputSpec], feeds: Sequence[Mapping[str, np.ndarray]]) -> tuple[InputSpec, ...]:
-    """Return inputs with the one batch that the model runs at, where two runs could not differ in it.
+    """Return inputs with the batch that the model runs at, where two runs could not differ in it by one.
 
-    Exports may declare a batch that is open and reshape to the one that they were made with.
+    Exports may declare a batch that is open and reshape to the one that they were made with, or fold a fixed number
+    of frames into it.
 
     Args:
         inputs: what the model declares.
@@ -116,7 +117,8 @@ def as_run(inputs: Sequence[InputSpec], feeds: Sequence[Mapping[str, np.ndarray]
         batch = [
             not isinstance(d, int) and kinds.get(_dim(d, k, len(s.shape))) == "batch" for k, d in enumerate(s.shape)
         ]
-        shape = [n if b and n == m else d for d, b, n, m in zip(s.shape, batch, one, other, strict=True)]
+        fixed = [b and (n == m or (m % n == 0 and n > 1)) for b, n, m in zip(batch, one, other, strict=True)]
+        shape = [n if f else d for d, f, n in zip(s.shape, fixed, one, strict=True)]
         found.append(replace(s, shape=tuple(shape)))
     return tuple(found)
 

@@ -371,7 +371,7 @@ class _Runner:
                 best = run
                 break
         for d, kind in kinds.items():  # then one by one what still stands as it was
-            for k in range(1 if kind == "batch" else _OTHERS):
+            for k in range(2 if kind == "batch" else _OTHERS):
                 if best.sizes[d] == first.sizes[d]:
                     best = self.attempt({**best.sizes, d: _other(kind, first.sizes[d], k)}, self.seed + 1) or best
         return best
@@ -416,7 +416,7 @@ def _apart(
     seen: Counter[model_inputs.Kind] = Counter()
     change = {}
     for d, kind in kinds.items():
-        change[d] = sizes[d] + 1 + seen[kind] if kind == "batch" else _other(kind, sizes[d], seen[kind] % _OTHERS)
+        change[d] = sizes[d] + 1 + 2 * seen[kind] if kind == "batch" else _other(kind, sizes[d], seen[kind] % _OTHERS)
         seen[kind] += 1
     return [change] if max(seen.values(), default=0) > 1 else []
 
@@ -424,7 +424,7 @@ def _apart(
 def _other(kind: model_inputs.Kind, n: int, k: int) -> int:
     """Return another size than `n`, the k-th to try."""
     if kind == "batch":
-        return n + 1
+        return (n + 1, 2 * n)[k]
     if kind == "picture":
         return (n + n // 2, 2 * n, n + 32, n // 2, n + 1)[k]
     return (n + 5, 2 * n, n + n // 2 + 1, max(n - 3, 1), n + 1)[k]

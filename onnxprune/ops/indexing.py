@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from onnxprune.engine.tensors import Tensor, insert_axes
-from onnxprune.ops.registry import Need, Site, Sized, operator
+from onnxprune.engine.tensors import Tensor, insert_axes, spans
+from onnxprune.ops.registry import Need, Site, Sized, differs, operator, ranks
 
 gather = operator(
     "Gather",
@@ -24,7 +24,12 @@ gather_nd = [
     )
     for d in ("", "com.microsoft")
 ]
-scatter_nd = operator("ScatterND", size_slots=(1,), doc="the indexed axes are tied, the others unify with the updates")
+scatter_nd = operator(
+    "ScatterND",
+    size_slots=(1,),
+    doc="a block at known positions (`x[:, 2:5] = y`) unifies with the updates; else the indexed axes are tied, the "
+    "others unify with those of the updates",
+)
 gather_elements = operator("GatherElements", doc="the axis is tied, the others unify with those of the indices")
 scatter_elements = operator(
     "ScatterElements", "Scatter", doc="the axis is tied, the others unify with those of the indices and updates"
@@ -66,10 +71,7 @@ def size_gather(op: Sized) -> Iterable[Need]:
     index = op.before(1)
     if axis not in op.cut_axes(0) or index is None:
         return
-    n = op.old(0)[axis]
-    rank = np.full(n, -1)
-    rank[op.kept(0, axis)] = np.arange(op.new(0)[axis])
-    new = rank[index.astype(np.int64) % n]
+    new = ranks(op, axis)[index.astype(np.int64) % op.old(0)[axis]]
     for k in range(index.ndim):
         new = new.take(op.kept_out(axis + k), k)
     new = new.astype(index.dtype)
@@ -93,9 +95,11 @@ for _home in gather_nd:
 
 @scatter_nd.coupling
 def couple_scatter_nd(op: Site) -> Tensor:
-    """Updates replace rows; the axes behind the indexed ones are tied to those of the updates."""
+    """Updates replace a block or rows; the axes behind the indexed ones are tied to those of the updates."""
     depth = op.shape(1)[-1]
     op.tie_all(op[1], "says where channels are written")
+    if (block := _into_block(op)) is not None:
+        return block
     data = op.tie(op[0], *range(depth), why=WRITTEN)
     lead = len(op.shape(1)) - 1
     updates = op.tie(op[2], *range(lead), why=WRITTEN)
@@ -104,6 +108,50 @@ def couple_scatter_nd(op: Site) -> Tensor:
     both = op.unify(tail_data, tail)
     arrays = tuple(a.reshape((1,) * depth + a.shape) for a in both.arrays)
     return Tensor(data.shape, arrays, frozenset(k + depth for k in both.zero))
+
+
+def _into_block(op: Site) -> Tensor | None:
+    """Returns what is written to where the places are known and make a block of rows of each axis, else None."""
+    one, other = map(_block, op.values(1) or (np.zeros(0), np.zeros(0)))
+    data, updates = op.tidy(op[0]), op.tidy(op[2])
+    if one is None or other is None or not any(data.labelled(axis) for axis in range(len(one))):
+        return None
+    part = data
+    for axis, (rows, again) in enumerate(zip(one, other, strict=True)):
+        if data.labelled(axis) and not np.array_equal(rows, again):
+            return None
+        part = op.take(part, axis, rows % data.shape[axis])
+    pairs = ((spans(a), spans(b)) for a in part.arrays for b in updates.arrays)
+    if any(a != b and {*a} & {*b} for a, b in pairs):
+        return None
+    return op.tidy(Tensor(data.shape, data.arrays, op.unify(part, updates).zero))
+
+
+def _block(index: np.ndarray) -> list[np.ndarray] | None:
+    """Returns the rows of each axis where an index holds each combination of them once, in their order, else None."""
+    depth = index.ndim - 1
+    if not index.size or index.shape[-1] != depth:
+        return None
+    rows = [np.moveaxis(index[..., k], k, 0).reshape(index.shape[k], -1)[:, 0] for k in range(depth)]
+    whole = np.array_equal(np.stack(np.meshgrid(*rows, indexing="ij"), -1), index)
+    return rows if whole and all(len(np.unique(r)) == len(r) for r in rows) else None
+
+
+@scatter_nd.sizes
+def size_scatter_nd(op: Sized) -> Iterable[Need]:
+    """Positions of a block on a cut axis become ranks among those that stay; those of cut slots go."""
+    wanted = []
+    for run in (0, 1):
+        index = op.before(1, run)
+        rows = None if index is None else _block(index)
+        if rows is None:
+            return
+        for axis in set(op.cut_axes(0)).intersection(range(len(rows))):
+            rank = ranks(op, axis)[rows[axis] % op.old(0)[axis]]
+            rows[axis] = rank[rank >= 0]
+        wanted.append(np.stack(np.meshgrid(*rows, indexing="ij"), -1))
+    if differs(op, 1, wanted):
+        yield Need(1, tuple(wanted))
 
 
 def _shift(t: Tensor, lead: int) -> frozenset[int]:

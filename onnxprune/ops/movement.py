@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.engine.tensors import Tensor, drop_axes, insert_axes
-from onnxprune.ops.registry import Need, Pair, Site, Sized, Unsupported, arriving_sizes, differs, operator
+from onnxprune.ops.registry import Need, Pair, Site, Sized, Unsupported, arriving_sizes, differs, operator, ranks
 from onnxprune.ops.sizes_in_graph import made
 
 reshape = operator(
@@ -326,9 +326,7 @@ def _new_bounds(
 ) -> tuple[int, int] | None:
     """Returns the start and end that take the same living positions, None where those that arrive do."""
     (n, m), step = (op.old(0)[axis], op.new(0)[axis]), bound[2]
-    rank_of = np.full(n, -1)
-    rank_of[op.kept(0, axis)] = np.arange(m)
-    taken = rank_of[sliced(n, *bound)]
+    taken = ranks(op, axis)[sliced(n, *bound)]
     taken = taken[taken >= 0]
     if all(np.array_equal(sliced(m, *b), taken) for b in now):
         return None

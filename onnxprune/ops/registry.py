@@ -254,6 +254,13 @@ def differs(op: Sized, slot: int, wanted: Iterable[np.ndarray]) -> bool:
     return any(a is None or not np.array_equal(w, a) for w, a in arriving)
 
 
+def ranks(op: Sized, axis: int) -> np.ndarray:
+    """Returns where each position of an axis of the first input stands after the cut, -1 where it is gone."""
+    found = np.full(op.old(0)[axis], -1)
+    found[op.kept(0, axis)] = np.arange(op.new(0)[axis])
+    return found
+
+
 def arriving_sizes(op: Sized, slot: int, run: int) -> np.ndarray | None:
     """Returns the list of sizes for the output that arrives in a run; None where all of it depends on data.
 

@@ -564,9 +564,14 @@ def gather_nd(op: str, rng: np.random.Generator) -> Case:
 
 @generates("ScatterND")
 def scatter_nd(op: str, rng: np.random.Generator) -> Case:
-    """Constant positions, updates that are a weight."""
+    """Constant positions, updates that are a weight, or a block of positions."""
     n = size(rng)
-    if rng.random() < 0.5:
+    kind = rng.random()
+    if kind < 0.3:
+        places = rng.permutation(n)[: rng.integers(1, n + 1)]
+        block = np.stack(np.meshgrid([2, 0], places, indexing="ij"), -1)
+        return Case(op, (Data((3, n, 0), (1,)), block, Data((2, len(places), 0), pick(rng, (1,), (0, 1)))), opset=18)
+    if kind < 0.6:
         x = Data((0, n), (1,), pick(rng, (), ("Sigmoid",)))
         return Case(
             op, (x, ints(0, 1).reshape(2, 1), Weight((2, n))), {"reduction": pick(rng, "none", "add", "mul")}, 16

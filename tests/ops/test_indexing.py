@@ -11,6 +11,7 @@ X = Data((0, 6, 4))
 STEPS = Data((0, 6, 4), (2,))
 PLACES = Data((0, 6, 4), (2,), ("Sigmoid", "Cast:7"))
 CACHE = Data((0, 2, 6, 4), (3,))
+BLOCK = np.stack(np.meshgrid([0, 2], [1, 2, 4], indexing="ij"), -1)
 ROWS = [
     Case("Gather", (X, np.array([0, 2, 2, 5])), {"axis": 1}, 11, units=(3, 3), summed=(6,), why="read or not"),
     Case("Gather", (X, np.array([-1, 0, 3], np.int32)), {"axis": -2}, units=(3, 3), summed=(6,)),
@@ -29,6 +30,18 @@ ROWS = [
     Case("ScatterND", (Data((0, 5)), np.array([[1]]), Weight((1, 5))), {"reduction": "add"}, 16, units=(5,)),
     Case("ScatterND", (Data((0, 3, 5), (2,)), np.array([[0, 2], [1, 1]]), Weight((2, 5))), opset=18, units=(5,)),
     Case("ScatterND", (Data((0, 3, 5), (1,)), np.array([[0, 2], [1, 1]]), Weight((2, 5))), units=(), why="written at"),
+    Case("ScatterND", (Data((6, 0), (0,)), np.array([[1], [3], [-2]]), Data((3, 0), (0,))), opset=13, units=(3, 3)),
+    Case(
+        "ScatterND", (Data((6, 0), (0,)), np.array([[3], [1]]), Data((2, 0), (0,))), {"reduction": "add"}, units=(2, 4)
+    ),
+    Case("ScatterND", (Data((3, 6, 0), (1,)), BLOCK, Data((2, 3, 0), (1,))), units=(3, 3), why="a block of two axes"),
+    Case(
+        "ScatterND",
+        (Data((6, 0), (0,)), np.array([[1], [3], [1]]), Data((3, 0), (0,))),
+        units=(),
+        missing=True,
+        why="twice",
+    ),
     Case("GatherND", (Weight((6, 4, 8)), Feed((0, 2), 4)), opset=17, domain="com.microsoft", units=(8,)),
     Case(
         "Gather",
