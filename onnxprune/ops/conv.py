@@ -52,14 +52,17 @@ def couple_deform_conv(op: Site) -> Tensor:
 
 
 def convolve(op: Site, x: Tensor, w: Tensor, *, w_slot: int, group: int, transposed: bool) -> Tensor:
-    """Returns the labelled result of a convolution without bias, for any operator that is one."""
+    """Returns the labelled result of a convolution without bias, for any operator that is one.
+
+    A weight makes its outputs, also one that data scale before.
+    """
     if len(x.shape) < 3:
         raise Unsupported("an input without spatial axes")
     x, w = (op.tie(t, *range(2, len(t.shape)), why="a convolution slides over it") for t in (x, w))
     spatial = op.out_shape()[2:]
     x2, w2 = _two_axes(x), _two_axes(w)
     if group == 1:
-        y = op.product_of("nc,co->no" if transposed else "nc,oc->no", [x2, w2], [False, op.is_static(w_slot)])
+        y = op.product_of("nc,co->no" if transposed else "nc,oc->no", [x2, w2], [False, True])
     else:
         y = _grouped(op, x2, w2, w_slot, group, transposed)
     return Tensor(y.shape + spatial, tuple(a.reshape(a.shape + (1,) * len(spatial)) for a in y.arrays), y.zero)
@@ -86,7 +89,7 @@ def _grouped(op: Site, x: Tensor, w: Tensor, w_slot: int, group: int, transposed
         rows = op.reshape(x, (n, group, channels // group))
         factor = op.reshape(w, (group, channels // group, outs) if transposed else (group, outs, channels // group))
         equation = "ngc,gco->ngo" if transposed else "ngc,goc->ngo"
-        y = op.product_of(equation, [rows, factor], [False, op.is_static(w_slot)])
+        y = op.product_of(equation, [rows, factor], [False, True])
         return op.reshape(y, (n, group * outs))
     o, heads = op.labels.fresh(group, outs), op.labels.fresh(group, 1)
     op.produce(o)

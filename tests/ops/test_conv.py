@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from rows import prove, table
 
-from onnxprune.testing import Case, Consumer, Data, Weight
+from onnxprune.testing import Case, Consumer, Data, Weight, check_model
 
 X = Data((0, 6, 7, 7))
 OFFSETS = Data((0, 8, 6, 6), ())
@@ -70,6 +73,32 @@ ROWS = [
 @table(ROWS)
 def test_a_cut_is_exact(case: Case, consumer: Consumer) -> None:
     prove(case, consumer)
+
+
+def test_outputs_of_a_weight_that_data_scale_can_go() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["" : 18]>
+        modulated (float[N, 3, 5, 5] x, float[1, 4] style) => (float[N, 2, 5, 5] y)
+        <float[6, 3, 1, 1] a, float[4, 6] m, float[8, 6, 3, 3] w, float[2, 8, 1, 1] o, int64[4] split = {1, 6, 1, 1},
+         int64[3] axes = {1, 2, 3}, float small = {0.01}>
+        { h = Conv (x, a)
+          s = MatMul (style, m)
+          scale = Reshape (s, split)
+          scaled = Mul (w, scale)
+          square = Mul (scaled, scaled)
+          sum = ReduceSum (square, axes)
+          safe = Add (sum, small)
+          norm = Sqrt (safe)
+          weight = Div (scaled, norm)
+          z = Conv <pads = [1, 1, 1, 1]> (h, weight)
+          y = Conv (z, o) }""")
+    rng = np.random.default_rng(0)
+    for name, shape in {"a": (6, 3, 1, 1), "m": (4, 6), "w": (8, 6, 3, 3), "o": (2, 8, 1, 1)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    outcome = check_model(model)
+    assert outcome.wrong == ()
+    assert outcome.units == (6, 8), outcome.frozen
+    assert outcome.cuts
 
 
 @pytest.mark.parametrize("names", [{"Conv", "ConvTranspose", "DeformConv"}])
