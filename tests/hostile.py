@@ -471,6 +471,16 @@ def _same_node_names(model: onnx.ModelProto) -> None:
         node.name = "node"
 
 
+def constants_of_one_name() -> onnx.ModelProto:
+    """Returns a net whose weights are Constant nodes of one name."""
+    model = sound()
+    weights = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    for k, each in enumerate(weights):
+        model.graph.node.insert(k, helper.make_node("Constant", [], [each.name], "anon", value=each))
+    return model
+
+
 def _undefined_input(model: onnx.ModelProto) -> None:
     model.graph.node[1].input[0] = "nowhere"
 
@@ -710,6 +720,7 @@ def _graph_cases() -> list[Case]:
         _good(24, "constant that shadows one outside", shadowing_constant),
         _bad(24, "undefined input", _changed(_undefined_input), "nowhere"),
         _bad(24, "nodes that share a name", _changed(_same_node_names), "3 times"),
+        _good(24, "constants that share a name", constants_of_one_name),
         _good(24, "nodes out of order", unsorted),
         _good(25, "initializers among the inputs", listed_initializers),
         _good(26, "one weight on two axes", shared_on_two_axes, 0, 6),

@@ -87,6 +87,15 @@ def test_wording_beats_place_in_time_first_models() -> None:
     assert inputs.at(found, batch=3, length=11) == {"x": (11, 3, 8)}
 
 
+def test_states_of_layers_have_the_batch_behind_the_layers() -> None:
+    state = (FLOAT, [2, None, 128])
+    assert inputs.at(specs({"x": (FLOAT, [None, None]), "state": state}), batch=3, length=11) == {
+        "x": (3, 11),
+        "state": (2, 3, 128),
+    }
+    assert inputs.at(specs({"speech": (FLOAT, [1, None, 80])}), batch=3, length=11) == {"speech": (1, 11, 80)}
+
+
 def test_the_first_sets_have_a_batch_of_two() -> None:
     found = specs({"x": (FLOAT, [None, 4])})
     assert inputs.sizes(found, 0) == {"x": (2, 4)}

@@ -141,7 +141,8 @@ def _check_graph(graph: onnx.GraphProto, context: _Context, depth: int) -> set[s
     given = _unique((v.name for v in graph.input), where, "input")
     constants = chain((t.name for t in graph.initializer), (s.values.name for s in graph.sparse_initializer))
     given |= _unique(filter(None, constants), where, "initializer")
-    _unique((node.name for node in graph.node if node.name), where, "node")
+    named = (node.name for node in graph.node if node.name and node.op_type != "Constant")  # runtimes drop those
+    _unique(named, where, "node")
     return _check_body(graph.node, given, [v.name for v in graph.output], where, context, depth=depth)
 
 

@@ -153,15 +153,17 @@ def dims(inputs: Sequence[InputSpec]) -> dict[Dim, Kind]:
         s.dtype.kind in "iu" and s.dtype.itemsize > 1 and _open(s) for s in inputs
     )  # beside tokens, two open axes are a mask's
     totals = _totals(inputs)
+    first = any(s.shape and not isinstance(s.shape[0], int) for s in inputs)  # whether some have the batch there
     for s in inputs:
         spatial: Kind = "picture" if pictures and _picture(s) else "sequence"
+        behind = first and len(s.shape) > 2 and _open(s) == [1] and isinstance(s.shape[0], int)  # states of layers
         for axis, d in enumerate(s.shape):
             if isinstance(d, int) or d in totals:
                 continue
             formula = _formula(d)
             parts = [d] if formula is None else [n.id for n in ast.walk(formula) if isinstance(n, ast.Name)]
             for part in parts:
-                found.setdefault(_dim(part, axis, len(s.shape)), _kind(part, axis, spatial))
+                found.setdefault(_dim(part, axis, len(s.shape)), _kind(part, axis - behind, spatial))
     return found
 
 

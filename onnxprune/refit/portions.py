@@ -95,13 +95,15 @@ def _places(link: Link, shape: tuple[int, ...]) -> int:
 
 
 def _parts(links: Sequence[Link], seen: Frontier, truth: Frontier, drawing: Drawing, share: float) -> Iterator[Portion]:
-    """Yields a share of the samples of all batches, one of each at least, in parts that are looked at in one piece."""
+    """Yields a share of the samples of all batches, in parts that are looked at in one piece."""
     first, last = links[0].layer, links[-1]
     given = sum(not values.mixed for values in truth.values)
     widest = max(link.moves.shape[2] for link in links)
-    for k, values in enumerate(seen.values):
+    counts = _counts([len(values[first.input]) for values in seen.values], given, share, drawing.seed)
+    for k, (values, count) in enumerate(zip(seen.values, counts, strict=True)):
+        if not count:
+            continue
         x = values[first.input]
-        count = max(1, round(len(x) * share))
         rng = np.random.default_rng([drawing.seed, last.layer.index, k])
         drawn = np.sort(rng.choice(len(x), count, replace=False))
         x, (wanted, other) = x[drawn].astype(np.float32), _wanted(last, seen, truth, k, drawn)
@@ -112,6 +114,20 @@ def _parts(links: Sequence[Link], seen: Frontier, truth: Frontier, drawing: Draw
             for at in range(start, stop, step):
                 part = slice(at, min(at + step, stop))
                 yield Portion(x[part], wanted[part], None if other is None else other[part], out)
+
+
+def _counts(sizes: Sequence[int], given: int, share: float, seed: int) -> list[int]:
+    """Returns how many samples of each batch are drawn: one of each at least where that is not far above the share."""
+    counts = [max(1, round(n * share)) for n in sizes]
+    if max(sizes) * share >= 1 / 2:
+        return counts
+    rng = np.random.default_rng(seed)
+    for held in (False, True):
+        batches = [k for k in range(len(sizes)) if is_held(k, given) == held]
+        enough = max(1, round(share * sum(sizes[k] for k in batches)))
+        for k in rng.permutation(batches)[enough:]:
+            counts[k] = 0
+    return counts
 
 
 def _whole(
